@@ -219,7 +219,11 @@ def _package_module(package: str, rules: Sequence[PlannedRule]) -> str:
             "imports": [line for module, names in modules for line in import_lines(f".{module}", names, 4)],
             "classes": classes,
             "exports": sorted(
-                [*dict(classes), "CLASSES", "GlobalOptimManager", "StoredAnewWarning", "create"], key=import_order
+                [
+                    *dict(classes),
+                    *("CLASSES", "CombinedOptimizer", "GlobalOptimManager", "StoredAnewWarning", "create", "for_model"),
+                ],
+                key=import_order,
             ),
         },
     )

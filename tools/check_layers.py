@@ -60,6 +60,7 @@ ROOMS: tuple[str, ...] = (
     "precompile",
     "classes",
     "counts",
+    "several",
     "optimizer",
     "hooks",
     "checkpoints",

@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from optgen import abi
 from optgen.runtime.classes import Classes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch.nn import Module
     from torch.optim.optimizer import ParamsT
 
     from optgen.runtime.checkpoints.misfits import StoredAnewWarning
     from optgen.runtime.optimizer import Optimizer
     from optgen.runtime.settings.overrides import GlobalOptimManager
+    from optgen.runtime.several.optimizer import CombinedOptimizer
+    from optgen.runtime.several.routes import Rule, Rules
 
     from .adabelief import AdaBelief, AdaBelief8bit
     from .adadelta import Adadelta
@@ -132,20 +137,73 @@ CLASSES = Classes(
 )
 
 
-def create(name: str, params: ParamsT, *, bits: int | None = None, paged: bool = False, **settings: Any) -> Optimizer:
+@overload
+def create(
+    name: str, params: ParamsT, *, bits: int | None = None, paged: bool = False, **settings: Any
+) -> Optimizer: ...
+
+
+@overload
+def create(
+    name: Rules, params: Any = None, *, bits: int | None = None, paged: bool = False, **settings: Any
+) -> CombinedOptimizer: ...
+
+
+def create(
+    name: Rules, params: Any = None, *, bits: int | None = None, paged: bool = False, **settings: Any
+) -> Optimizer | CombinedOptimizer:
     """An optimizer by name and storage, as `create("adamw", params, bits=8, paged=True, lr=1e-3)`.
 
+    Or one of several rules: `create({"*.mlp.*": "lion", ...: {"rule": "adamw", "lr": 1e-3}}, model)`.
+
     Args:
-        name: A class of this package, in any case.
-        params: Tensors, named tensors or param groups.
+        name: A class of this package, in any case. For several rules: a class for each pattern of parameters' names,
+            class of modules or module, `...` being all other parameters; a function of the name and the tensor that
+            returns a class; or param groups with the key `rule`. In place of a class there may be a dict with the key
+            `rule` and settings for it, with `bits`, `paged`, and `lr_scale`, a factor of the learning rate.
+        params: Tensors, named tensors or param groups. For several rules: the model, or named tensors; with groups
+            that name their rules it is left out.
         bits: Bits of the states; None leaves the class's own.
         paged: Keep large states in pageable memory.
-        settings: The class's arguments.
+        settings: The class's arguments; of several rules, those of all of them.
 
     Raises:
-        ValueError: when there is no such class, or it does not store its states so.
+        TypeError: for settings that a class does not take.
+        ValueError: when there is no such class, or it does not store its states so; and for patterns that match no
+            parameter, and parameters that none or several match, with a list of them.
     """
     return CLASSES.create(name, params, bits, paged, settings)
+
+
+def for_model(
+    model: Module,
+    rule: Rule,
+    others: Rule = "adamw",
+    *,
+    exclude: Iterable[Any] = (),
+    include: Iterable[Any] = (),
+    show: bool = True,
+    **settings: Any,
+) -> CombinedOptimizer:
+    """The optimizer of a model whose hidden matrices have one rule, and everything else another.
+
+    Everything else is embeddings, the layer of the output, norms, biases and other vectors, and what the rule cannot
+    take for its number of dimensions. This follows from modules and shapes, not from names.
+
+    Args:
+        model: The model; parameters that require no gradient are left out.
+        rule: A class of this package for hidden matrices, or a dict with `rule` and settings, as for `create`.
+        others: The same for everything else.
+        exclude: Patterns of parameters' names, classes of modules or modules whose parameters `others` is for too.
+        include: The same for `rule`; it goes before `exclude`.
+        show: Print which parameters have which rule.
+        settings: Arguments of both classes, `bits` and `paged` among them.
+
+    Raises:
+        TypeError: for settings that a class does not take.
+        ValueError: when there is no such class, no hidden matrix, or nothing that `exclude` or `include` names.
+    """
+    return CLASSES.for_model(model, rule, others, settings, exclude=exclude, include=include, show=show)
 
 
 if not TYPE_CHECKING:  # a type checker knows the names from the imports above
@@ -189,6 +247,7 @@ __all__ = [
     "Adan",
     "Adan8bit",
     "AnyPrecisionAdamW",
+    "CombinedOptimizer",
     "GlobalOptimManager",
     "GrokAdamW",
     "GrokAdamW8bit",
@@ -230,4 +289,5 @@ __all__ = [
     "StableAdamW8bit",
     "StoredAnewWarning",
     "create",
+    "for_model",
 ]

@@ -9,11 +9,17 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from optgen.runtime.optimizer import Optimizer
+    from optgen.runtime.several.optimizer import CombinedOptimizer
+    from optgen.runtime.several.routes import Rule, Rules
 
 
-# Other names in a package: the first for code written for bitsandbytes.optim, the second for filters of warnings.
+# Other names in a package: of optimizers of several rules, for code written for bitsandbytes.optim, for filters of
+# warnings.
 OTHERS = {
+    "CombinedOptimizer": "optgen.runtime.several.optimizer",
     "GlobalOptimManager": "optgen.runtime.settings.overrides",
     "StoredAnewWarning": "optgen.runtime.checkpoints.misfits",
 }
@@ -63,12 +69,31 @@ class Classes(Mapping[str, "type[Optimizer]"]):
         message = f"module {self._package!r} has no attribute {name!r}"
         raise AttributeError(message, name=name, obj=sys.modules.get(self._package))
 
-    def create(self, name: str, params: Any, bits: int | None, paged: bool, settings: dict[str, Any]) -> Optimizer:
-        """The optimizer that a class name, bits and paging stand for.
+    def find(self, name: str) -> type[Optimizer]:
+        """The class of a name in any case, as "adamw" or "LAMB".
+
+        Raises:
+            TypeError: if it is no string.
+            ValueError: if there is none, with the names that there are.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"an optimizer is given by the name of its class, such as 'adamw', not {name!r}")
+        by_name = {_plain(key): key for key in self}
+        known = by_name.get(_plain(name))
+        if known is None:
+            close = difflib.get_close_matches(name.lower(), by_name, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ValueError(f"there is no optimizer {name!r}; {hint}known: {', '.join(sorted(self))}")
+        return self[known]
+
+    def create(
+        self, name: Rules, params: Any, bits: int | None, paged: bool, settings: dict[str, Any]
+    ) -> Optimizer | CombinedOptimizer:
+        """The optimizer that a class name, bits and paging stand for, or that of several rules.
 
         Args:
-            name: A class, in any case: "adamw", "LAMB".
-            params: Tensors, named tensors or param groups.
+            name: A class, in any case; or which rule goes where, as `combined` of several/routes.py takes it.
+            params: Tensors, named tensors or param groups; for several rules a model, or named tensors.
             bits: Bits of the states; None leaves the class's own.
             paged: Whether large states are pageable.
             settings: The class's arguments.
@@ -77,29 +102,30 @@ class Classes(Mapping[str, "type[Optimizer]"]):
             ValueError: if the class does not exist, or does not store its states in these bits.
         """
         if not isinstance(name, str):
-            raise TypeError(f"create takes the name of a class, such as 'adamw', not {name!r}")
-        by_name = {_plain(key): key for key in self}
-        known = by_name.get(_plain(name))
-        if known is None:
-            close = difflib.get_close_matches(name.lower(), by_name, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ValueError(f"there is no optimizer {name!r}; {hint}known: {', '.join(sorted(self))}")
-        found = self[known]
-        if bits is not None:
-            if found.bits is not None and found.bits != bits:
-                raise ValueError(f"{found.__name__} stores its states in {found.bits} bits, not {bits}")
-            if "optim_bits" in settings:
-                raise TypeError("bits and optim_bits mean the same; give one of them")
-            if "optim_bits" not in found.rule.storage:
-                if bits != 32:
-                    raise ValueError(f"{found.__name__} stores its states in 32 bits alone, not {bits}")
-            elif found.bits is None:
-                settings = {**settings, "optim_bits": bits}
-        if not isinstance(paged, bool):
-            raise TypeError(f"paged must be True or False, not {paged!r}")
-        if paged and not found.fixed.get("is_paged", False):
-            settings = {**settings, "is_paged": True}
-        return found(params, **settings)
+            from optgen.runtime.several.routes import combined
+
+            return combined(self.find, name, params, {**settings, **_given(bits, paged)})
+        found = self.find(name)
+        return found(params, **found._policy.stored(bits, paged, settings))
+
+    def for_model(
+        self, model: Module, rule: Rule, others: Rule, settings: dict[str, Any], **choice: Any
+    ) -> CombinedOptimizer:
+        """The optimizer of a model whose hidden matrices have one rule and everything else another.
+
+        Args:
+            rule: Of matrices.
+            others: Of everything else.
+            settings: Of both rules.
+            choice: As `for_model` of several/models.py takes it.
+        """
+        from optgen.runtime.several.models import for_model
+
+        return for_model(self.find, model, rule, others, settings, **choice)
+
+
+def _given(bits: int | None, paged: bool) -> dict[str, Any]:
+    return {**({} if bits is None else {"bits": bits}), **({"paged": paged} if paged is not False else {})}
 
 
 def _plain(name: str) -> str:

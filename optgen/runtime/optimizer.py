@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 
 from optgen.runtime.block import Refusal
 from optgen.runtime.checkpoints import bitsandbytes_form
-from optgen.runtime.checkpoints.load import Loading, adopted_states, fitting
+from optgen.runtime.checkpoints.load import Loading, fitting
 from optgen.runtime.checkpoints.save import as_checkpoint
 from optgen.runtime.core.step_inputs import closure_loss
 from optgen.runtime.cuda.graph_capture import check_capture, place_lr
@@ -271,8 +271,7 @@ class Optimizer(torch.optim.Optimizer):
             )
 
         def capture(_: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
-            fused_backward.check_members(self)
-            self._loading = fitting(self, saved)
+            self._loading = self._fitting(saved)
             return {"state": {}, "param_groups": self._loading.groups}
 
         handle = self.register_load_state_dict_pre_hook(capture)
@@ -282,11 +281,14 @@ class Optimizer(torch.optim.Optimizer):
             handle.remove()
             self._loading = None
 
+    def _fitting(self, saved: Mapping[str, Any]) -> Loading:
+        fused_backward.check_members(self)
+        return fitting(self, saved)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         if self._loading is not None:
-            states, self._codecs = adopted_states(self, self._loading)
-            state["state"].update(states)
-            self._counts = {}
+            state["state"].update(self._loading.states)
+            self._codecs, self._counts = self._loading.codecs, {}
         super().__setstate__(state)
         if "differentiable" not in self.rule.storage:  # torch adds it, which would make it a setting
             self.defaults.pop("differentiable", None)

@@ -46,9 +46,10 @@ ATTRIBUTES = frozenset(
 """Attributes of all optimizers; no input or method of a rule can have their names."""
 
 _MODULES = (
-    "Any", "Array", "Block", "CLASSES", "ClassVar", "Classes", "Flags", "GlobalOptimManager", "Hyperparameter",
-    "Literal", "Mapping", "Optimizer", "Option", "Partial", "Pass", "RULE", "Refusal", "Rule", "Settings", "State",
-    "StoredAnewWarning", "TYPE_CHECKING", "Tensor", "always", "annotations", "create", "m", "settings_in", "shared",
+    "Any", "Array", "Block", "CLASSES", "ClassVar", "Classes", "CombinedOptimizer", "Flags", "GlobalOptimManager",
+    "Hyperparameter", "Iterable", "Literal", "Mapping", "Module", "Optimizer", "Option", "Partial", "Pass", "RULE",
+    "Refusal", "Rule", "Rules", "Settings", "State", "StoredAnewWarning", "TYPE_CHECKING", "Tensor", "always",
+    "annotations", "create", "for_model", "m", "overload", "settings_in", "shared",
 )  # fmt: skip
 OF_CLASSES = frozenset((*_MODULES, *dir(builtins)))
 """Names in generated modules, and those of Python that they may use; no class can have them."""

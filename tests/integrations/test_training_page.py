@@ -26,6 +26,7 @@ MADE = {  # where an example's optimizer is to be found
     "Trainer": lambda names: names["trainer"].optimizer,
     "accelerate": lambda names: names["optimizer"],
     "Lightning": lambda names: names["trainer"].optimizers[0],
+    "Several rules in one optimizer": lambda names: names["optimizer"],
 }
 
 

@@ -85,7 +85,7 @@ def test_everything_at_once() -> None:
     assert {name: space[name] for name in optgen_optim.CLASSES} == dict(optgen_optim.CLASSES)
     assert set(optgen_optim.__all__) <= set(dir(optgen_optim))
     others = {*optgen_optim.__all__} - {*optgen_optim.CLASSES}
-    assert others == {"CLASSES", "GlobalOptimManager", "StoredAnewWarning", "create"}
+    assert others == {"CLASSES", "GlobalOptimManager", "CombinedOptimizer", "StoredAnewWarning", "create", "for_model"}
     for name in optgen_optim.CLASSES:
         found = getattr(optgen_optim, name)
         assert found.__name__ == name

@@ -53,22 +53,25 @@ APART = ("capturable", "fused_backward")  # what an optimizer decides for itself
 
 @dataclass(frozen=True, eq=False)
 class Loading:
-    """A checkpoint that fits.
+    """A checkpoint that fits, ready to be taken over.
 
     Attributes:
         groups: As this optimizer takes them over.
-        entries: By parameter, element states as `Stored`.
+        states: By parameter, where this optimizer keeps them.
+        codecs: Records of their codecs.
     """
 
     groups: Sequence[dict[str, Any]]
-    entries: Mapping[Tensor, Mapping[str, Any]]
+    states: Mapping[Tensor, dict[str, Any]]
+    codecs: Mapping[Tensor, CodecRecord]
 
 
 def fitting(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> Loading:
-    """Read a checkpoint and look at all of it.
+    """Read a checkpoint, look at all of it, and copy its states to where they are to be.
 
     Raises:
         TypeError, ValueError: if it does not fit, naming every difference.
+        torch.cuda.OutOfMemoryError: naming the state that there is no room for.
     """
     policy = optimizer._policy
     name, rule, own = policy.name, policy.rule, optimizer.param_groups
@@ -97,7 +100,7 @@ def fitting(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> Loading:
     groups = [_adopted_group(optimizer, *pair) for pair in zip(own, saved["param_groups"], strict=True)]
     check_agreement(name, rule, groups)
     _warn_of_reencoding(optimizer, groups, entries)
-    return Loading(groups, entries)
+    return Loading(groups, *adopted_states(optimizer, groups, entries))
 
 
 def _read(
@@ -177,7 +180,7 @@ def _calls_within() -> int:
 
 
 def adopted_states(
-    optimizer: OptimizerLike, loading: Loading
+    optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]], entries: Mapping[Tensor, Mapping[str, Any]]
 ) -> tuple[dict[Tensor, dict[str, Any]], dict[Tensor, CodecRecord]]:
     """The states of a checkpoint where this optimizer keeps them, and the records of their codecs.
 
@@ -185,8 +188,8 @@ def adopted_states(
         torch.cuda.OutOfMemoryError: naming the state that there is no room for.
     """
     rule, states, records = optimizer._policy.rule, {}, {}
-    for param, settings in members_of(optimizer.param_groups, loading.groups, optimizer.defaults):
-        saved = loading.entries.get(param)
+    for param, settings in members_of(optimizer.param_groups, groups, optimizer.defaults):
+        saved = entries.get(param)
         if saved is not None:
             pager = find_pager(optimizer._policy.name, param, settings)
             states[param] = adopt_entry(rule, param, saved, pager)

@@ -38,6 +38,8 @@ def mark_errors(rule: Rule, name: str, saved: Mapping[str, Any]) -> list[str]:
     mark = saved.get(MARK)
     if mark is None:
         return []
+    if isinstance(mark, Mapping) and isinstance(mark.get("rules"), Mapping):
+        return [f"it is of several rules in one optimizer ({', '.join(map(str, mark['rules']))})"]
     if not isinstance(mark, Mapping) or not isinstance(mark.get("version"), int) or "rule" not in mark:
         return [f"its {MARK!r} is {mark!r}, which has no version and rule"]
     if mark["version"] > VERSION:

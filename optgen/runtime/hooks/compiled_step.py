@@ -22,7 +22,7 @@ from optgen.runtime.core.shards import is_dtensor
 from optgen.runtime.core.step_inputs import LOSS, SkippedStepError, read_inputs
 from optgen.runtime.cuda.paged_memory import is_paged
 from optgen.runtime.hooks.handles import Stepper, optimizer_of
-from optgen.runtime.step.run import begin, run
+from optgen.runtime.step.run import begin, run, run_together
 from optgen.runtime.step.target_choice import choose_target
 
 
@@ -184,6 +184,7 @@ def _keep_whole(function: Callable[..., None]) -> None:
 
 
 _keep_whole(run)
+_keep_whole(run_together)
 
 
 def _run_outside(handle: str, block: str) -> None:

@@ -68,6 +68,34 @@ class Policy:
         check_storage(self.name, self.rule, settings)
         return settings
 
+    def stored(self, bits: int | None, paged: bool, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings with what `bits` and `paged` stand for in this class.
+
+        Args:
+            bits: Bits of the states; None leaves the class's own.
+            paged: Whether large states are pageable.
+
+        Raises:
+            TypeError: for bits that are given twice, and for `paged` that is neither True nor False.
+            ValueError: if the class does not store its states so.
+        """
+        result = dict(settings)
+        if bits is not None:
+            if self.bits is not None and self.bits != bits:
+                raise ValueError(f"{self.name} stores its states in {self.bits} bits, not {bits}")
+            if "optim_bits" in settings:
+                raise TypeError("bits and optim_bits mean the same; give one of them")
+            if "optim_bits" not in self.rule.storage:
+                if bits != 32:
+                    raise ValueError(f"{self.name} stores its states in 32 bits alone, not {bits}")
+            elif self.bits is None:
+                result["optim_bits"] = bits
+        if not isinstance(paged, bool):
+            raise TypeError(f"paged must be True or False, not {paged!r}")
+        if paged and not self.fixed.get("is_paged", False):
+            result["is_paged"] = True
+        return result
+
     def of_part(self, settings: Settings, part: str) -> dict[str, Any]:
         """Settings of a group or a parameter (`part`), which may differ from the optimizer's.
 

@@ -62,16 +62,24 @@ def check_agreement(name: str, rule: Rule, groups: Sequence[Mapping[str, Any]]) 
         ValueError: naming the setting and the values.
     """
     for hyper in rule.hypers.values():
-        if hyper.scope != "global":
-            continue
-        first, *others = (_numbers(group.get(hyper.name)) for group in groups)
-        for other in others:
-            if other != first and None not in (first, other):
-                values = " and ".join(_joined(part) for part in (first, other) if part is not None)
-                raise ValueError(
-                    f"{name}: {hyper.name} is one number for the optimizer and cannot differ by group, and groups have "
-                    f"{values}; give all of them the same {hyper.name}"
-                )
+        if hyper.scope == "global":
+            check_alike(name, hyper.name, groups)
+
+
+def check_alike(name: str, key: str, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raise where groups differ in a setting; tensors on a device stay unread.
+
+    Raises:
+        ValueError: naming the setting and the values.
+    """
+    first, *others = (_numbers(group.get(key)) for group in groups)
+    for other in others:
+        if other != first and None not in (first, other):
+            values = " and ".join(_joined(part) for part in (first, other) if part is not None)
+            raise ValueError(
+                f"{name}: {key} is one number for the optimizer and cannot differ by group, and groups have {values}; "
+                f"give all of them the same {key}"
+            )
 
 
 def _numbers(value: Any) -> tuple[float | None, ...] | None:

@@ -25,6 +25,8 @@ from optgen.runtime.step.all_reduce import Reducer
 KEPT_STEPS = 4  # sets of parameters whose engines are kept, for models in which gradients come and go
 KEPT_OF_SOME_STEPS = 16  # of rules in which some things happen on some steps only
 
+Parts = dict[str, tuple[str, list[list[float] | Tensor]]]  # of sums over all parameters: by name, "sum" or "max"
+
 
 class PreparationKey(NamedTuple):
     """Key of a prepared step.
@@ -166,13 +168,18 @@ class Prepared:
         places = {member.position: member.whole for member in self.members} if grads else {}
         return [local_gradient(places[position], grad) for position, grad in enumerate(grads)]
 
-    def sums(self, block: Block, item: Pass, running: Sequence[Engine]) -> dict[str, float | Tensor]:
-        """Sums over all parameters that a pass completes; where GPUs have all of it, a tensor that nobody has read."""
+    def sums(self, block: Block, item: Pass, running: Sequence[Engine]) -> Parts:
+        """The parts of the sums over all parameters that a pass completes."""
         return {
-            name: _joined(kind, [engine.reduction(block, reduction) for engine in running])
+            name: (kind, [engine.reduction(block, reduction) for engine in running])
             for name, kind, reduction in block.sums
             if reduction in item.names and running
         }
+
+
+def joined(parts: Parts) -> dict[str, float | Tensor]:
+    """Sums over all parameters; where GPUs have all of one, it is a tensor that nobody has read."""
+    return {name: _joined(*each) for name, each in parts.items()}
 
 
 def _joined(kind: str, parts: Sequence[list[float] | Tensor]) -> float | Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from optgen.runtime.core.bucket import StaleError
-from optgen.runtime.core.host_values import committed
+from optgen.runtime.core.host_values import HostValues, committed
 from optgen.runtime.core.step_inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
 from optgen.runtime.cuda.graph_capture import is_capturing, place_every_lr
 from optgen.runtime.step.interrupts import Uninterrupted
@@ -18,17 +19,56 @@ from optgen.runtime.step.prepared import Prepared
 from optgen.runtime.step.run_passes import run_passes
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A step whose engines have begun, and that nothing hinders any more."""
+
+    optimizer: OptimizerLike
+    block: str
+    inputs: Inputs
+    prepared: Prepared
+
+    @property
+    def at_once(self) -> bool:
+        """Check whether one call of a kernel is all that writes."""
+        return self.prepared.at_once and self.prepared.block.commit is None
+
+    def end(self, values: HostValues) -> None:
+        """Do what follows when all passes have run.
+
+        Args:
+            values: Those of the last pass.
+        """
+        rule, kept, commit = self.optimizer._policy.rule, self.optimizer._kept, self.prepared.block.commit
+        if self.block == "step" and rule.on_step is not None:
+            kept.numbers.advance(member.whole for member in self.prepared.members)
+        if commit is not None:
+            _commit(self.optimizer, commit, self.inputs, values.numbers, self.prepared.elements)
+
+
 def run(optimizer: OptimizerLike, block: str, only: Tensor | None = None) -> None:
     """Run a block of the rule: every pass over all buckets, then what is common to groups.
 
     Args:
         only: A parameter that is stepped alone.
     """
+    run_together((optimizer,), block, only)
+
+
+def run_together(optimizers: Sequence[OptimizerLike], block: str, only: Tensor | None = None) -> None:
+    """Run a block of several rules: nothing is written before all of them have begun."""
     with torch.no_grad():
-        _run(optimizer, block, only)
+        begun = [each for optimizer in optimizers if (each := _begun(optimizer, block, only)) is not None]
+        if not begun:
+            return
+        with Uninterrupted(len(begun) == 1 and begun[0].at_once):
+            values = run_passes([(each.prepared, each.prepared.values(each.inputs)) for each in begun])
+            for each, last in zip(begun, values, strict=True):
+                each.end(last)
 
 
-def _run(optimizer: OptimizerLike, block: str, only: Tensor | None) -> None:
+def _begun(optimizer: OptimizerLike, block: str, only: Tensor | None) -> Begun | None:
+    """Check a step and begin it; None if it is to be skipped, or there is nothing to do."""
     name, rule, kept = optimizer._policy.name, optimizer._policy.rule, optimizer._kept
     declared = rule.blocks[block]
     for group in optimizer.param_groups if declared.refusals else ():
@@ -41,19 +81,14 @@ def _run(optimizer: OptimizerLike, block: str, only: Tensor | None) -> None:
         kept.forget(only)
         prepared = begin(optimizer, block, inputs, only)
     except SkippedStepError:
-        return
+        return None
     if prepared.reducer is not None:
         prepared.reducer.check()
     if not prepared.members and declared.grads:
-        return
+        return None
     if is_capturing():
         kept.captured.append(prepared)
-    with Uninterrupted(prepared.at_once and declared.commit is None):
-        values = run_passes(prepared, prepared.values(inputs))
-        if block == "step" and rule.on_step is not None:
-            kept.numbers.advance(member.whole for member in prepared.members)
-        if declared.commit is not None:
-            _commit(optimizer, declared.commit, inputs, values.numbers, prepared.elements)
+    return Begun(optimizer, block, inputs, prepared)
 
 
 def begin(optimizer: OptimizerLike, block: str, inputs: Inputs, only: Tensor | None = None) -> Prepared:

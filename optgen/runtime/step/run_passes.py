@@ -2,21 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
+
 from optgen.runtime.block import Block
-from optgen.runtime.core.host_values import HostValues
+from optgen.runtime.core.host_values import HostValues, Sums
 from optgen.runtime.engines.engine import Engine
-from optgen.runtime.step.prepared import Prepared
+from optgen.runtime.step.prepared import Parts, Prepared, joined
+
+Running = Generator[Parts, Sums, HostValues]
 
 
-def run_passes(prepared: Prepared, values: HostValues) -> HostValues:
-    """Run a block whose engines have begun a step, and end the step.
+def run_passes(steps: Sequence[tuple[Prepared, HostValues]]) -> list[HostValues]:
+    """Run blocks whose engines have begun a step, and end the step.
+
+    Rules that share an optimizer run one after the other. A sum over all parameters that every one of them takes, as
+    the norm of all gradients, is over the parameters of them all: none goes on before each has its part of it.
 
     Args:
-        values: Values of groups, before anything is summed over all parameters.
+        steps: With the values of groups, before anything is summed over all parameters.
 
     Returns:
-        The values of the last pass.
+        The values of the last pass of each.
     """
+    running = [_passes(prepared, values) for prepared, values in steps]
+    common = set.intersection(*({name for name, _, _ in prepared.block.sums} for prepared, _ in steps))
+    ends: list[HostValues] = [values for _, values in steps]
+    asked: list[Parts] = [{} for _ in steps]
+    for index in range(len(steps)):
+        asked[index] = _go_on(running, index, None, common, ends)
+    while any(asked):
+        shared = joined(_together([{name: own[name] for name in own if name in common} for own in asked]))
+        for index, own in enumerate(asked):
+            if own:
+                rest = joined({name: parts for name, parts in own.items() if name not in common})
+                asked[index] = _go_on(running, index, {**shared, **rest}, common, ends)
+    return ends
+
+
+def _go_on(
+    running: Sequence[Running], index: int, sums: Sums | None, common: set[str], ends: list[HostValues]
+) -> Parts:
+    """Run one rule until it needs a sum that all of them take, whose parts are returned; {} at its end."""
+    try:
+        asked = next(running[index]) if sums is None else running[index].send(sums)
+        while common.isdisjoint(asked):
+            asked = running[index].send(joined(asked))
+        return asked
+    except StopIteration as end:
+        ends[index] = end.value
+        return {}
+
+
+def _together(asked: Sequence[Parts]) -> Parts:
+    """The parts of sums of several rules, in the order of the rules."""
+    result: Parts = {}
+    for own in asked:
+        for name, (kind, parts) in own.items():
+            result[name] = kind, [*(result[name][1] if name in result else ()), *parts]
+    return result
+
+
+def _passes(prepared: Prepared, values: HostValues) -> Running:
+    """Run a block, yielding the parts of sums over all parameters where their totals are needed."""
     name, block = prepared.key.block, prepared.block
     for engine in prepared.engines:
         engine.take(values)
@@ -25,9 +72,9 @@ def run_passes(prepared: Prepared, values: HostValues) -> HostValues:
             _run(engine, name, block, index)
         if prepared.reducer is not None:
             prepared.reducer.reduce(name, block, item, running)
-        new = prepared.sums(block, item, running) if block.sums else {}
-        if new:
-            values = values.with_sums(new)
+        parts = prepared.sums(block, item, running) if block.sums else {}
+        if parts:
+            values = values.with_sums((yield parts))
             for engine in prepared.engines:
                 engine.take(values)
     for engine, indices in prepared.alone:

@@ -18,7 +18,7 @@ import pytest
 import torch
 from support.compiling import ROOT
 
-from optgen import cli, commands, compiler, package_name, precompile
+from optgen import cli, commands, compiler, distribution, package_name, precompile
 from optgen.codecs import BLOCK_SIZES
 from optgen.diagnostics import Reporter
 from optgen.emit import writer
@@ -33,7 +33,8 @@ from optgen.spec import nodes
 
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 ROW = re.compile(r"(?m)^\| `([\w./]+/[\w.]+\.\w+)`((?: `[\w.]+`)*) \|(.*)\|$")
-IMPORTED = (commands, compiler, cubins, package_name, precompile, writer)  # what a command would import as it runs
+# What a command would import as it runs.
+IMPORTED = (commands, compiler, cubins, distribution, package_name, precompile, writer)
 
 
 def section(title: str) -> str:

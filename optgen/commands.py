@@ -71,7 +71,9 @@ def _class_names(incomplete: str) -> list[str]:
 
 _SPECS_HELP = "Spec files or folders of them. By default the folder specs/, or optgen's own specs where there is none."
 SpecsArgument = Annotated[list[Path] | None, typer.Argument(metavar="[SPECS]...", help=_SPECS_HELP, show_default=False)]
-FILES = "[spec|shared|vocabulary|functions|classes]"
+FILES = "[spec|stage|shared|vocabulary|functions|classes]"
+_ONTO_HELP = "What the specs, stages in their order, are put on: a rule or class of optgen, as adamw, or a spec's path."
+OntoOption = Annotated[str | None, typer.Option("--onto", metavar="RULE", help=_ONTO_HELP, show_default=False)]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -114,6 +116,7 @@ def build(
     dist: Annotated[
         bool, typer.Option("--dist", help="Write a pyproject.toml beside the package, once, to distribute it alone.")
     ] = False,
+    onto: OntoOption = None,
     strict: StrictOption = False,
 ) -> None:
     """Generate a package of optimizers from specs."""
@@ -123,6 +126,7 @@ def build(
     from optgen.precompile import ArchError, checked_archs, drop_stale_cubins, precompile_cubins
     from optgen.runtime.building.cubins import stored_cubins
 
+    _check_onto(specs, onto)
     paths = _given(specs) or [DEFAULT_SPECS]
     if not specs and not DEFAULT_SPECS.is_dir():
         raise typer.BadParameter("there is no folder specs/ here; name the spec files", param_hint="SPECS")
@@ -138,15 +142,14 @@ def build(
         raise typer.BadParameter(str(error), param_hint="--arch") from error
     described = dist and distribution.check_file(target.package, target.directory)
     start = time.perf_counter()
-    result = _compiled(paths, target.package)
+    result = _compiled(paths, target.package, onto)
     _warn(result, strict)
     if check:
         difference = writer.check(result, target.directory)
         if difference:
             print_text(difference, end="")
-            print_error(
-                f"error: {target.directory} is not what its specs make; run `{_build_command(specs, out, package)}`"
-            )
+            command = _build_command(specs, out, package, onto)
+            print_error(f"error: {target.directory} is not what its specs make; run `{command}`")
             raise typer.Exit(1)
         if dist and not described:
             print_error(f"error: there is no {distribution.file_beside(target.directory)}; run without --check")
@@ -176,10 +179,11 @@ def build(
 
 
 @app.command()
-def check(specs: SpecsArgument = None, strict: StrictOption = False) -> None:
+def check(specs: SpecsArgument = None, onto: OntoOption = None, strict: StrictOption = False) -> None:
     """Check specs without writing anything."""
+    _check_onto(specs, onto)
     paths = _specs(specs)
-    result = _compiled(paths)
+    result = _compiled(paths, onto=onto)
     _warn(result, strict)
     shown = ", ".join(str(path) for path in paths)
     found = count(result.warnings) or "no errors"
@@ -187,9 +191,10 @@ def check(specs: SpecsArgument = None, strict: StrictOption = False) -> None:
 
 
 @app.command("list")
-def list_classes(specs: SpecsArgument = None, as_json: JsonOption = False) -> None:
+def list_classes(specs: SpecsArgument = None, onto: OntoOption = None, as_json: JsonOption = False) -> None:
     """List the classes of specs, with their memory and traffic."""
-    result = _compiled(_specs(specs))
+    _check_onto(specs, onto)
+    result = _compiled(_specs(specs), onto=onto)
     if as_json:
         from optgen.explain import class_record
 
@@ -220,6 +225,7 @@ def explain(
     specs: Annotated[
         list[Path] | None, typer.Option("--specs", metavar="PATH", help=_SPECS_HELP, show_default=False)
     ] = None,
+    onto: OntoOption = None,
     as_json: JsonOption = False,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page for a browser instead.")
@@ -251,7 +257,8 @@ def explain(
         raise typer.BadParameter(f"--code prints code in place of what {other} has; give one of them", param_hint=other)
     if target is not None and not code:
         raise typer.BadParameter(f"--target goes with --code; write --code --target {target}", param_hint="--target")
-    result = _compiled(_specs(specs))
+    _check_onto(specs, onto)
+    result = _compiled(_specs(specs), onto=onto)
     classes = {info.name: info for info in result.classes}
     if name not in classes:
         hint = suggest(name, classes) or f"there are {', '.join(classes)}"
@@ -439,13 +446,18 @@ def _specs(specs: Sequence[Path] | None) -> list[Path]:
     return _given(specs) or [DEFAULT_SPECS if DEFAULT_SPECS.is_dir() else specs_dir()]
 
 
-def _compiled(paths: Sequence[Path], package: str | None = None) -> Package:
+def _check_onto(specs: Sequence[Path] | None, onto: str | None) -> None:
+    if onto is not None and not specs:
+        raise typer.BadParameter("name the files of the stages that are put on it", param_hint="--onto")
+
+
+def _compiled(paths: Sequence[Path], package: str | None = None, onto: str | None = None) -> Package:
     """The package of some specs; without a name, where nothing is written, theirs if they are the stock ones."""
     with garbage_left():
         from optgen.compiler import compile_specs
         from optgen.package_name import STOCK_PACKAGE, is_stock
 
-        return compile_specs(paths, package or (STOCK_PACKAGE if is_stock(paths) else None))
+        return compile_specs(paths, package or (STOCK_PACKAGE if is_stock(paths) else None), onto)
 
 
 def _warn(package: Package, strict: bool) -> None:
@@ -460,8 +472,9 @@ def _warn(package: Package, strict: bool) -> None:
         print_error(f"{format_diagnostics(package.warnings)}\n")
 
 
-def _build_command(specs: Sequence[Path] | None, out: Path | None, package: str | None) -> str:
+def _build_command(specs: Sequence[Path] | None, out: Path | None, package: str | None, onto: str | None) -> str:
     words = ["optgen", "build", *(str(path) for path in specs or ())]
+    words += ["--onto", onto] if onto else []
     words += ["--out", str(out)] if out else []
     words += ["--package", package] if package else []
     return shlex.join(words)

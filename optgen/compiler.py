@@ -38,6 +38,7 @@ from optgen.passes.pipeline import run_passes
 from optgen.prose import Prose
 from optgen.schedule.plan import Plan
 from optgen.schedule.planner import beyond, plan
+from optgen.spec.composition import load_on
 from optgen.spec.loader import LoadedSpec, SpecSet, load_specs
 
 MAX_PASSES = 32
@@ -91,19 +92,21 @@ class Package:
     warnings: tuple[Diagnostic, ...]
 
 
-def compile_specs(paths: Sequence[Path], package: str | None) -> Package:
+def compile_specs(paths: Sequence[Path], package: str | None, onto: str | Path | None = None) -> Package:
     """Compile specs to a package.
 
     Args:
-        paths: Spec files, and folders of them.
+        paths: Spec files, and folders of them; with `onto` files of stages, in their order.
         package: The package's name; None if they belong to none: there is no `__init__.py` then, and no module of a
             class.
+        onto: What the stages are put on: a rule or class of optgen's own specs, or the path of specs.
 
     Raises:
         SpecError: all mistakes of all files at once.
+        UserError: optgen has no rule and no class of that name.
     """
     reporter = Reporter()
-    rules = check_specs(paths, reporter)
+    rules = check_specs(paths, reporter, onto)
     common = common_parts(rules)
     renderings = {planned.rule.name: planned.renderings(common) for planned in rules}
     files = {r.path: _emit(planned.rule.path, r) for planned in rules for r in renderings[planned.rule.name]}
@@ -127,13 +130,14 @@ def compile_specs(paths: Sequence[Path], package: str | None) -> Package:
     return Package(package, dict(sorted(files.items())), infos, reporter.diagnostics)
 
 
-def check_specs(paths: Sequence[Path], reporter: Reporter) -> tuple[PlannedRule, ...]:
-    """Load, parse, check and schedule specs; warnings are left in `reporter`.
+def check_specs(paths: Sequence[Path], reporter: Reporter, onto: str | Path | None = None) -> tuple[PlannedRule, ...]:
+    """Load, parse, check and schedule specs, or stages put `onto` some; warnings are left in `reporter`.
 
     Raises:
         SpecError: all mistakes of all files at once.
+        UserError: optgen has no rule and no class that `onto` names.
     """
-    specs = load_specs(paths, reporter, partial=True)
+    specs = load_specs(paths, reporter, partial=True) if onto is None else load_on(paths, onto, reporter)
     functions: dict[str, Function] = {}
     for text in specs.functions:
         functions |= parse_functions(text, functions, reporter)
@@ -143,14 +147,14 @@ def check_specs(paths: Sequence[Path], reporter: Reporter) -> tuple[PlannedRule,
             rule = build_rule(loaded, specs.shared, functions, reporter)
             if rule is None:
                 continue
-            if not reporter.errors_in(loaded.source.path):
+            if not any(map(reporter.errors_in, loaded.paths)):
                 check_use(rule, loaded, specs.shared, reporter)
             programs = {n: run_passes(b.program, b.active, rule.guards) for n, b in rule.blocks.items()}
             if not _are_feasible(programs.values(), loaded, reporter):
                 continue
             plans = {n: plan(program) for n, program in programs.items()}
         except FormulaTooLargeError:
-            if not reporter.errors_in(loaded.source.path):  # else they may be why, as too many states
+            if not any(map(reporter.errors_in, loaded.paths)):  # else they may be why, as too many states
                 message, where = "the conditions of this rule have too many cases", loaded.locate("blocks", "step")
                 reporter.error("too-many-cases", message, where, "test fewer settings together")
             continue

@@ -152,20 +152,30 @@ class Reference:
         return _Run(self, block, params, grads or [None] * len(params), state, inputs)
 
 
-def reference(spec: str | Path, name: str | None = None, /, **settings: Any) -> Reference:
+def reference(
+    spec: str | Path | Sequence[str | Path],
+    name: str | None = None,
+    /,
+    *,
+    onto: str | Path | None = None,
+    **settings: Any,
+) -> Reference:
     """A rule to be evaluated in float64 with plain torch operations.
 
     Args:
-        spec: A spec file, or a folder of them.
+        spec: A spec file, or a folder of them; several in a list. With `onto`, stages in their order.
         name: A class of it; None for the first.
+        onto: What the stages are put on, as `optgen.load` takes it.
         settings: Hyperparameters and options that are not to have the class's defaults; tensors may require gradients.
 
     Raises:
         SpecError: all mistakes of the spec at once.
+        UserError: optgen has no rule that `onto` names.
         ValueError: there is no such class, or an option has no such choice.
         TypeError: the class has no such setting.
     """
-    units = check_specs([Path(spec)], Reporter())
+    paths = [Path(path) for path in ([spec] if isinstance(spec, str | Path) else spec)]
+    units = check_specs(paths, Reporter(), onto)
     infos = [ClassInfo(unit.rule, unit.plans, one, None, ()) for unit in units for one in unit.classes]
     found = next((info for info in infos if name in (None, info.name)), None)
     if found is None:

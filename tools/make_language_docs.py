@@ -81,6 +81,24 @@ MEANINGS: dict[str, dict[str, str]] = {
         "step": "Updates the states and names the direction `update`, or changes `param` itself.",
         "apply": "Changes `param` by `update`.",
     },
+    "StageSpec": {
+        "stage": "The stage's name, which is also the name of its file.",
+        "title": "Its name in the documentation of classes.",
+        "reference": "The source: a paper, or code.",
+        "doc": "A description.",
+        "hyperparameters": "Numbers that the user sets; these and the next are written as those of a rule.",
+        "options": "Flags and enumerations that the user sets.",
+        "inputs": "Numbers that are set on the optimizer for a step.",
+        "states": "Values that are kept between steps.",
+        "refusals": "Combinations of settings that are refused, of those of the rule too.",
+        "functions": "Named pieces of the equations, as `def`s.",
+        "blocks": "The equations.",
+    },
+    "StageBlocks": {
+        "grad": "Changes the gradient before the rule's `step` reads it, after the shared stage `grad`.",
+        "update": "Changes the update that the rule's `step` has named, before the shared stage `update`.",
+        "apply": "Changes the parameter after the rule's last block.",
+    },
     "Method": {
         "block": "The equations.",
         "grad": "`true` if it reads gradients.",
@@ -141,7 +159,9 @@ def _kind(described: dict[str, Any]) -> str:
         kinds = [_kind(part) for part in described["anyOf"] if part.get("type") != "null"]
         return " or ".join(dict.fromkeys(kinds))
     if "$ref" in described:
-        return {"Blocks": "blocks", "RefusalEntry": "refusal"}.get(described["$ref"].rsplit("/", 1)[1], "mapping")
+        return {"Blocks": "blocks", "StageBlocks": "blocks", "RefusalEntry": "refusal"}.get(
+            described["$ref"].rsplit("/", 1)[1], "mapping"
+        )
     words = {"integer": "number", "number": "number", "string": "text", "boolean": "true, false", "object": "mapping"}
     if described.get("type") == "array":
         return f"list of {_kind(described['items'])}"

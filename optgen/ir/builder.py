@@ -13,21 +13,21 @@ from functools import partial
 
 from optgen.diagnostics import Reporter, suggest
 from optgen.ir.facts import NAMED, fact
-from optgen.ir.fits import Mistake, fits, fits_below, why_not_assigned, why_not_drawn, why_not_taken
+from optgen.ir.fits import Mistake, fits, fits_below, why_not_assigned, why_not_drawn, why_not_taken, why_unknown
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.guards import describe
-from optgen.ir.habits import instead_of_call, instead_of_name
+from optgen.ir.habits import instead_of_call
 from optgen.ir.kinds import is_boolean, is_pushed, kind_of, unit_of, window_name
 from optgen.ir.liveness import changes
 from optgen.ir.nodes import Arm, Call, Const, Expr, Input, Kind, Let, MatrixCall, Program, Ref
 from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, refuse, stored_names, too_deep
 from optgen.ir.reductions import lowered, over_of, refused
-from optgen.ir.scope import Scope, several
+from optgen.ir.scope import Scope
 from optgen.ir.steps import asks_step, sides_of
 from optgen.ir.values import ERROR, Value, also, call, direction, finite
 from optgen.operations import BY_SYNTAX, CALLED, DRAWS, REDUCTIONS, MatrixFunction, Operation, Reduction, Sort
 from optgen.spec.names import OF_BLOCKS, OF_SHAPE
-from optgen.spec.source import SourceText
+from optgen.spec.source import NO_TEXT, SourceText
 
 
 class Builder:
@@ -46,7 +46,7 @@ class Builder:
         self.kinds: dict[str, Kind] = {name: item.kind for name, item in scope.inputs.items()}
         self.counts: dict[str, int] = {}
         self.by_name: dict[str, Let] = {}
-        self.text: SourceText
+        self.text = NO_TEXT
         self.stage = ""
         self.source, self.path = "", TRUE
         self.target = "value"
@@ -55,7 +55,7 @@ class Builder:
         self.writable: tuple[str, ...] = ()
         self.visible: frozenset[str] = frozenset()
         self.final: Mapping[str, Value] = {}
-        self.keeps_grad = False
+        self.block = Stage(NO_TEXT)
         self.assigned: set[str] = set()
         self.unread = False
 
@@ -63,28 +63,30 @@ class Builder:
         """The program of these stages; `writable` names the inputs that they may assign."""
         env = self._given()
         env["active"] = Value(Const(True))
-        grads: Value | None = None
-        for stage in stages:
-            self.text, self.stage = stage.text, stage.name
-            if stage.of_matrices:
+        own: dict[tuple[bool, str], dict[str, Value]] = {}  # names that the blocks of one owner alone know
+        grads = env.get("grad")
+        for block in stages:
+            self.text, self.block, self.stage = block.text, block, block.name if block.shared else ""
+            if block.of_matrices:
                 self.source, self.path, self.target = "update = matrices(grad)", TRUE, "update"
                 env |= direction(env, self.bind_part, partial(self.bind, source=self.source))
                 continue
-            own = env.get("grad")
-            if stage.shared and grads is not None:
-                env["grad"] = grads
-            self.keeps_grad = stage.shared and grads is not None
-            self.visible = self.scope.common.union(OF_BLOCKS) if stage.shared else frozenset(self._names())
-            self.writable = tuple(name for name in writable if name in self.visible)
-            seen = {name: value for name, value in env.items() if not stage.shared or name in self.visible}
-            before, body = self.reporter.error_count, self.scope.library.statements(stage, self.reporter)
+            names = own.setdefault((block.shared, block.owner), {})
+            self.visible = frozenset(self.scope.common if block.shared else self._names()).union(OF_BLOCKS)
+            own_states = self.scope.of_stages.get(block.owner, self.visible)
+            self.writable = tuple(name for name in writable if name == "param" or name in own_states)
+            seen = {name: value for name, value in env.items() if name in self.visible} | names
+            if block.keeps_grad and grads is not None:
+                seen["grad"] = grads
+            before, body = self.reporter.error_count, self.scope.library.statements(block, self.reporter)
             self.unread = self.unread or self.reporter.error_count > before
             self.assigned = {name for statement in body for name in stored_names(statement)}
-            after = self._statements(body, seen, TRUE)
-            env |= {name: value for name, value in after.items() if not stage.shared or name in self.visible}
-            if self.keeps_grad and own is not None:
-                env["grad"] = own
-            elif stage.shared:
+            for name, value in self._statements(body, seen, TRUE).items():
+                if name not in self.visible:
+                    names[name] = value
+                elif name != "grad" or not block.keeps_grad:
+                    env[name] = value
+            if block.name == "grad":
                 grads = env.get("grad")
         self.final = env
         writes = {name: self._writes(name, env[name].expr) for name in writable}
@@ -215,8 +217,9 @@ class Builder:
 
     def _may_assign(self, name: str, node: ast.Name) -> bool:
         given = {n: "an option" if n in self.scope.options else "given from outside" for n in self._names()}
+        given |= {n: "a state of the rule" for n, item in self.scope.inputs.items() if item.role == "state"}
         known = {n: what for n, what in given.items() if n in self.visible}
-        return not self._is_wrong(why_not_assigned(name, known, self.writable, self.keeps_grad, "grad" in given), node)
+        return not self._is_wrong(why_not_assigned(name, known, self.writable, self.block, "grad" in given), node)
 
     def _is_wrong(self, wrong: Mistake | None, node: ast.AST) -> bool:
         """Report a mistake, if there is one."""
@@ -312,17 +315,7 @@ class Builder:
         if self.unread and (value is None or not value.missing.is_false):
             return ERROR  # what could not be read may have assigned it
         if value is None:
-            where = node_location(self.text, node)
-            if name in self.scope.options:
-                message, help_text = f"`{name}` is an option, not a number", self.scope.test_of(name)
-            elif name in self.scope.parts:
-                message, where, help_text = several(name, self.scope.parts[name], where)
-            elif name in self.scope.inputs or name not in self.assigned:
-                message = f"`{name}` is not a hyperparameter, state or earlier value of `{self.scope.rule}`"
-                help_text = instead_of_name(name, [*env, *self.scope.options])
-            else:
-                message, help_text = f"`{name}` is assigned below this line", "move the assignment up"
-            self.reporter.error("undefined-name", message, where, help_text)
+            self._is_wrong(why_unknown(name, self.scope, env, self.block, name in self.assigned), node)
             return ERROR
         if self.scope.possible(value.missing & path):
             self.reporter.error(

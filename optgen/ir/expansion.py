@@ -46,6 +46,7 @@ class Library:
         states: Its states, which functions take as arguments.
         used: Every name in its blocks and in shared stages.
         vectors: Its settings of several numbers and its vectors of states, with the names of their parts.
+        of_stages: The functions that blocks of each stage on the rule may call.
     """
 
     functions: Functions = field(default_factory=dict)
@@ -55,10 +56,11 @@ class Library:
     states: frozenset[str] = frozenset()
     used: frozenset[str] = frozenset()
     vectors: Vectors = field(default_factory=dict)
+    of_stages: Mapping[str, Functions] = field(default_factory=dict)
 
     def statements(self, stage: Stage, reporter: Reporter) -> list[ast.stmt]:
         """The statements of a stage without loops and calls; those that cannot be written out are left out."""
-        functions = self.common if stage.shared else self.functions
+        functions = self.common if stage.shared else self.of_stages.get(stage.owner, self.functions)
         body = parse_block(stage.text, reporter)
         if not stage.shared:
             body = self.without_loops(body, stage.text, reporter)

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from optgen.diagnostics import Location, Reporter
+from optgen.diagnostics import Location, Reporter, suggest
+from optgen.ir.habits import instead_of_name
 from optgen.ir.kinds import unit_of
 from optgen.ir.nodes import Input, Kind, takes
-from optgen.ir.scope import Scope
+from optgen.ir.parser import Stage
+from optgen.ir.scope import Scope, several
 from optgen.operations import CALLED, MatrixFunction
 from optgen.spec.names import SEED
 
@@ -26,19 +28,22 @@ class Mistake:
 
 
 def why_not_assigned(
-    name: str, known: Mapping[str, str], writable: Collection[str], keeps_grad: bool, has_grad: bool
+    name: str, known: Mapping[str, str], writable: Collection[str], block: Stage, has_grad: bool
 ) -> Mistake | None:
     """The reason why a name cannot be assigned, if there is one.
 
     Args:
         known: Names that are declared, with what they are.
         writable: Those among them that the block may assign.
-        keeps_grad: Whether `grad` is no longer to be assigned.
         has_grad: Whether there is a `grad`.
     """
-    if name == "grad" and keeps_grad:
+    if name == "grad" and block.keeps_grad:
         message = "`grad` cannot be assigned after the `step` block"
         return Mistake("not-assignable", message, "use another name for the value")
+    if name == "update" and block.name in ("grad", "apply"):
+        before = "before the rule names it" if block.name == "grad" else "behind its last use"
+        message = f"`update` cannot be assigned here, {before}"
+        return Mistake("not-assignable", message, "write this statement under `update:`")
     if name == "grad" and not has_grad:
         message = "`grad` does not exist in this block"
         return Mistake("undefined-name", message, "declare the method with `grad: true`")
@@ -50,6 +55,29 @@ def why_not_assigned(
     if name in CALLED or name.startswith("_"):
         return Mistake("reserved-name", f"`{name}` is reserved", "use another name")
     return None
+
+
+def why_unknown(name: str, scope: Scope, known: Collection[str], block: Stage, is_assigned: bool) -> Mistake:
+    """The reason why a name has no value.
+
+    Args:
+        known: The names that have one.
+        is_assigned: Whether the block assigns it.
+    """
+    if name in scope.options:
+        return Mistake("undefined-name", f"`{name}` is an option, not a number", scope.test_of(name))
+    if name in scope.parts:
+        return Mistake("undefined-name", *several(name, scope.parts[name]))
+    if name not in scope.inputs and is_assigned:
+        return Mistake("undefined-name", f"`{name}` is assigned below this line", "move the assignment up")
+    owner, help_text = "", instead_of_name(name, [*known, *scope.options])
+    if block.owner:
+        owner = f"the stage `{block.owner}` or of "
+        help_text = suggest(name, known) or "declare it, or put the stage on a rule that has it"
+        if name == "update":
+            help_text = "the rule's `step` names it: write this statement under `update:`"
+    message = f"`{name}` is not a hyperparameter, state or earlier value of {owner}`{scope.rule}`"
+    return Mistake("undefined-name", message, help_text)
 
 
 def why_not_drawn(name: str, at_once: bool, scope: Scope) -> Mistake | None:

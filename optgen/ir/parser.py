@@ -37,19 +37,27 @@ class Stage:
     """A block's text.
 
     Attributes:
-        name: Of a stage that all rules have: it may name choices that this rule does not have. `grad` is, in such a
-            stage after the first, what the first one left; it cannot be assigned there.
+        name: `grad`, `update` or `apply` of a stage around the rule's own blocks. In the last two `grad` is what the
+            stages `grad` have left, and cannot be assigned.
+        owner: Of a stage that is put on this rule, its name. One that all rules have, which has none, may name choices
+            that this rule does not have.
         of_matrices: Whether it is a step on matrices, which gives `update` from `grad` (matrix_stage.py).
     """
 
     text: SourceText
     name: str = ""
+    owner: str = ""
     of_matrices: bool = False
 
     @property
     def shared(self) -> bool:
         """True if it is a stage that all rules have."""
-        return bool(self.name)
+        return bool(self.name) and not self.owner
+
+    @property
+    def keeps_grad(self) -> bool:
+        """True if it stands behind the rule's `step`."""
+        return self.name in ("update", "apply")
 
 
 def parse_block(text: SourceText, reporter: Reporter) -> list[ast.stmt]:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from optgen.codecs import CODECS
 from optgen.diagnostics import Location, Reporter
+from optgen.ir.blocks import assigns, before, put_on, texts_of
 from optgen.ir.builder import Builder
 from optgen.ir.expansion import Library
 from optgen.ir.facts import OF_TEXT
@@ -23,7 +24,7 @@ from optgen.ir.functions import Function, parse_functions, reached
 from optgen.ir.guards import RECORDED, GuardTable
 from optgen.ir.matrix_stage import MatrixStage, build_matrix_stage, shape_in
 from optgen.ir.nodes import Const, Expr, Input, Kind, Program
-from optgen.ir.parser import Stage, node_location, parse_block, parse_expression, stored_names
+from optgen.ir.parser import Stage, node_location, parse_block, parse_expression
 from optgen.ir.reductions import DIMENSIONS, least_rank
 from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.scope import Scope
@@ -73,8 +74,9 @@ class WholeRule:
         inits: Initial values of states that are not plain numbers, as written.
         equations: The text of each block, for people.
         written_out: The same without loops and indices.
-        stages: The text of the shared stages before `step` and before `apply`, by the name of that block.
-        functions: Those that its own blocks call, and those that these call.
+        texts: The same with their places; a block of a stage that is put on the rule is named `stage.block`.
+        stages: The text of the shared stages `grad` and `update`, by the name of the block that each stands before.
+        functions: Those that these blocks call, and those that these call.
         shared: Declarations that all rules are offered.
         matrices: The step on matrices, if the rule has one.
     """
@@ -93,6 +95,7 @@ class WholeRule:
     refusals: tuple[Refusal, ...]
     equations: Mapping[str, Prose]
     written_out: Mapping[str, Prose]
+    texts: Mapping[str, SourceText]
     stages: Mapping[str, Prose]
     functions: tuple[Function, ...]
     has_update: bool
@@ -130,10 +133,10 @@ def build_rule(
     return rule if reporter.error_count == before else None
 
 
-def _shown(path: str) -> Prose:
-    """A file's path in generated files, the same wherever the project lies: its folder and name."""
-    place = Path(path).resolve()
-    return Prose(f"{place.parent.name}/{place.name}")
+def _shown(*paths: str) -> Prose:
+    """The paths of files in generated files, the same wherever the project lies: of each its folder and name."""
+    places = [Path(path).resolve() for path in paths]
+    return Prose(" and ".join(f"{place.parent.name}/{place.name}" for place in places))
 
 
 class _RuleBuilder:
@@ -154,13 +157,14 @@ class _RuleBuilder:
         self.storage = self._offered(common.storage, {})
         self.states = {**self.spec.states, **common.states}
         self.scope = Scope(
-            rule=self.spec.name,
+            rule=loaded.own_name,
             options={name: _choices(option) for name, option in self.options.items()},
             hypers={part: h.optional for name, h in self.hypers.items() for part in (h.names or [name])},
             inputs={},
             guards=GuardTable(self._values()),
             refused=tuple(self._refused()),
             common=self._common(),
+            of_stages={one.spec.stage: frozenset(one.spec.states) for one in loaded.stages},
             given=frozenset(self.given),
             parts={name: tuple(h.names) for name, h in self.hypers.items() if h.names} | self.loaded.vectors,
             library=self._library(functions),
@@ -171,35 +175,31 @@ class _RuleBuilder:
         )
 
     def _library(self, shared: Mapping[str, Function]) -> Library:
-        """The functions that its blocks may call: its own, then those of all rules."""
+        """The functions that its blocks may call: its own, then those of all rules; likewise of stages put on it."""
         own = parse_functions(self.loaded.text("functions"), shared, self.reporter) if self.spec.functions else {}
+        of_stages: dict[str, Mapping[str, Function]] = {}
+        for stage in self.loaded.stages:
+            found = dict(shared)
+            for text in stage.functions:
+                found |= parse_functions(text, found, self.reporter)
+            of_stages[stage.spec.stage] = found
         settings = (part for name, hyper in self.hypers.items() for part in hyper.names or [name])
         given = frozenset((*settings, *self.options, *self.given, *FACTS, *OF_TEXT))
         common = self.shared.shared.blocks
-        texts = (*self._texts().values(), common.grad, common.update)
+        texts = (*(text.text for text in texts_of(self.loaded).values()), common.grad, common.update)
         used = {word for text in texts for word in re.findall(r"\w+", text)}
         names = frozenset((*RESERVED, *given, *self.states, *used))
         vectors = {name: tuple(hyper.names) for name, hyper in self.hypers.items() if hyper.names}
         vectors |= self.loaded.vectors
-        return Library({**shared, **own}, shared, self.spec.name, given, frozenset(self.states), names, vectors)
+        functions = {**shared, **own}
+        rule, states = self.loaded.own_name, frozenset(self.states)
+        return Library(functions, shared, rule, given, states, names, vectors, of_stages)
 
-    def _texts(self) -> dict[str, str]:
-        """The rule's own blocks by name."""
-        blocks = self.spec.blocks
-        texts = {"step": blocks.step, **({} if blocks.apply is None else {"apply": blocks.apply})}
-        return texts | {name: method.block for name, method in self.spec.methods.items()}
-
-    def _written_out(self, block: str) -> str:
+    def _written_out(self, text: SourceText) -> str:
         """The text of a block without loops and indices."""
-        text = self._text(block)
         body = parse_block(text, Reporter())
         lines = self.scope.library.without_loops(body, text, Reporter())
         return text.text if lines == body else "\n".join(map(ast.unparse, lines)) + "\n"
-
-    def _text(self, block: str) -> SourceText:
-        """One of its own blocks with its place."""
-        is_step = block in ("step", "apply")
-        return self.loaded.text("blocks", block) if is_step else self.loaded.text("methods", block, "block")
 
     def _values(self) -> Iterator[str]:
         """The names that kernels give to values and to codecs."""
@@ -246,11 +246,10 @@ class _RuleBuilder:
             blocks[name] = self._method(name, method)
         if self.reporter.error_count == before:
             self._check_effect(blocks["step"].program)
-        shared, texts = self.shared.shared.blocks, self._texts()
-        trees = (statement for name in texts for statement in parse_block(self._text(name), Reporter()))
+        shared, texts = self.shared.shared.blocks, texts_of(self.loaded)
         return WholeRule(
             spec=self.spec,
-            path=_shown(self.loaded.source.path),
+            path=_shown(*self.loaded.paths),
             hypers=self.hypers,
             options=self.options,
             storage=self.storage,
@@ -261,15 +260,26 @@ class _RuleBuilder:
             blocks=blocks,
             inits=self._inits(),
             refusals=self._refusals(),
-            equations={name: Prose(text) for name, text in texts.items()},
-            written_out={name: Prose(self._written_out(name)) for name in texts},
-            stages={"step": Prose(shared.grad), "apply": Prose(shared.update if self.has_update else "")},
-            functions=tuple(reached(self.scope.library.functions, *trees)),
+            equations={name: Prose(text.text) for name, text in texts.items()},
+            written_out={name: Prose(self._written_out(text)) for name, text in texts.items()},
+            texts=texts,
+            stages={next(iter(texts)): Prose(shared.grad), "apply": Prose(shared.update if self.has_update else "")},
+            functions=tuple(self._called(texts)),
             has_update=self.has_update,
             shared=self.shared.shared,
             shared_path=_shown(self.shared.source.path),
             matrices=self.matrices,
         )
+
+    def _called(self, texts: Mapping[str, SourceText]) -> list[Function]:
+        """The functions that blocks call, and those that these call."""
+        library = self.scope.library
+        found: dict[int, Function] = {}
+        for name, text in texts.items():
+            functions = library.of_stages.get(name.rpartition(".")[0], library.functions)
+            body = parse_block(text, Reporter())
+            found |= {id(one.node): one for one in reached(functions, *body)}
+        return list(found.values())
 
     def _check_case(self) -> None:
         """Names that differ in case only would be one name in some target."""
@@ -362,25 +372,25 @@ class _RuleBuilder:
                 self.reporter.error("run-time-condition", message, where, "test options and hyperparameters")
 
     def _step(self) -> Block:
-        of_matrices = self.matrices is not None
-        own = Stage(self.loaded.text("blocks", "step"), of_matrices=of_matrices)
-        stages = [Stage(self.shared.text("blocks", "grad"), "grad"), own]
+        own = Stage(self.loaded.text("blocks", "step"), of_matrices=self.matrices is not None)
+        stages = [*before(self.loaded, self.shared), own]
         if self.has_update and self._has_direction():
             stages += [
+                *put_on(self.loaded, "update"),
                 Stage(self.shared.text("blocks", "update"), "update"),
                 Stage(self.loaded.text("blocks", "apply")),
             ]
-        return self._block(stages, dict(self.scope.inputs))
+        return self._block([*stages, *put_on(self.loaded, "apply")], dict(self.scope.inputs))
 
     def _method(self, name: str, method: Method) -> Block:
-        """A method's block; what the shared stage before it would keep for later steps is not kept."""
+        """A method's block; what stages before it would keep for later steps is not kept."""
         own = Stage(self.loaded.text("methods", name, "block"))
         if not method.grad:
             inputs = {n: i for n, i in self.scope.inputs.items() if i.role not in ("grad", "input")}
             return self._block([own], inputs)
-        stages = [Stage(self.shared.text("blocks", "grad"), "grad"), own]
-        block = self._block(stages, dict(self.scope.inputs))
-        outputs = {n: x for n, x in block.program.outputs.items() if n not in self.shared.shared.states}
+        block = self._block([*before(self.loaded, self.shared), own], dict(self.scope.inputs))
+        of_stages = {*self.shared.shared.states, *(n for stage in self.loaded.stages for n in stage.spec.states)}
+        outputs = {n: x for n, x in block.program.outputs.items() if n not in of_stages}
         writes = {n: block.program.writes[n] for n in outputs}
         return replace(block, program=replace(block.program, outputs=outputs, writes=writes))
 
@@ -392,7 +402,7 @@ class _RuleBuilder:
         return Block(program, builder.final["active"].expr)
 
     def _has_direction(self) -> bool:
-        if _assigns(self.loaded, "step", "update"):
+        if assigns(self.loaded, "step", "update"):
             return True
         where = self.loaded.locate("blocks", "step")
         message = "a rule with an `apply` block names its direction `update` in `step`"
@@ -403,7 +413,7 @@ class _RuleBuilder:
         if "param" not in step.outputs:
             where = self.loaded.locate("blocks", "apply" if self.has_update else "step")
             message, help_text = "this rule never changes `param`", "write `param = param - lr * update`"
-            if not self.has_update and _assigns(self.loaded, "step", "update"):
+            if not self.has_update and assigns(self.loaded, "step", "update"):
                 help_text = "add `apply:` with `param = param - lr * update`"
             self.reporter.error("no-effect", message, where, help_text)
 
@@ -476,11 +486,3 @@ def readers(
 
 def _choices(option: Option) -> tuple[int | str, ...] | None:
     return None if option.choices is None else tuple(choice for choice in option.choices if choice is not None)
-
-
-def _assigns(loaded: LoadedSpec, block: str, name: str) -> bool:
-    """Check whether a block assigns a name; True for a block that cannot be parsed, so that no further error is
-    reported."""
-    quiet = Reporter()
-    body = parse_block(loaded.text("blocks", block), quiet)
-    return quiet.has_errors or any(name in stored_names(statement) for statement in body)

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from optgen.diagnostics import Location, Reporter, suggest
+from optgen.diagnostics import Reporter, suggest
 from optgen.ir.expansion import Library
 from optgen.ir.formula import FALSE, TRUE, Formula, atom
 from optgen.ir.guards import GuardTable, feasible
@@ -31,6 +31,7 @@ class Scope:
         given: Names of the inputs that are set on the optimizer for a step.
         parts: Of the hyperparameters that are several numbers, the names of those.
         common: The names among these that shared stages may use.
+        of_stages: The states of each stage that is put on the rule; its blocks assign no others.
         refused: Conditions, each with its text, under which the settings are refused.
         library: The functions that blocks may call.
         periods: Hyperparameters that are whole numbers from 1 on.
@@ -46,6 +47,7 @@ class Scope:
     guards: GuardTable = field(default_factory=GuardTable)
     refused: tuple[tuple[ast.expr, SourceText], ...] = ()
     common: frozenset[str] = frozenset()
+    of_stages: Mapping[str, frozenset[str]] = field(default_factory=dict)
     given: frozenset[str] = frozenset()
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     library: Library = field(default_factory=Library)
@@ -217,12 +219,14 @@ class Scope:
                     refuse(text, part, reporter)
                     return
                 case ast.Name(id=name) if name in self.parts:
-                    reporter.error("undefined-name", *several(name, self.parts[name], where))
+                    message, help_text = several(name, self.parts[name])
+                    reporter.error("undefined-name", message, where, help_text)
                     return
                 case ast.Name(id=name) if not self._is_known(name) and name not in (above or ()):
                     known = [*self.options, *self.hypers, *self.given, *ASKED]
                     message = f"`{name}` is not an option, hyperparameter or fact of `{self.rule}`"
-                    reporter.error("undefined-name", message, where, suggest(name, known))
+                    help_text = suggest(name, known) or "declare it under `options` or `hyperparameters`"
+                    reporter.error("undefined-name", message, where, help_text)
                     return
         where = node_location(text, node)
         names = [part.id for part in ast.walk(node) if isinstance(part, ast.Name) and part.id not in CONSTANTS]
@@ -281,9 +285,9 @@ class Scope:
         )
 
 
-def several(name: str, parts: Sequence[str], where: Location) -> tuple[str, Location, str]:
-    """Message, location and help for a hyperparameter of several numbers that is used as one."""
-    return f"`{name}` is {len(parts)} numbers", where, f"use {' or '.join(f'`{part}`' for part in parts)}"
+def several(name: str, parts: Sequence[str]) -> tuple[str, str]:
+    """Message and help for a hyperparameter of several numbers that is used as one."""
+    return f"`{name}` is {len(parts)} numbers", f"use {' or '.join(f'`{part}`' for part in parts)}"
 
 
 def _constant(node: ast.expr) -> float | str | None:

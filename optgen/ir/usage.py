@@ -138,12 +138,16 @@ def _check_states(
 
 def _check_values(rule: WholeRule, loaded: LoadedSpec, reporter: Reporter) -> None:
     """Names of a block's own that nothing reads below."""
-    step = [loaded.text("blocks", name) for name in ("step", "apply") if name in rule.equations]
-    for texts in (step, *([loaded.text("methods", name, "block")] for name in rule.spec.methods)):
+    step = [rule.texts[name] for name in ("step", "apply") if name in rule.texts]
+    names = {name.partition(".")[0] for name in rule.texts if "." in name}
+    of_stages = [[rule.texts[name] for name in rule.texts if name.startswith(f"{stage}.")] for stage in names]
+    for texts in (step, *of_stages, *([rule.texts[name]] for name in rule.spec.methods)):
         nodes = [(text, node) for text in texts for node in named_in(ast.parse(text.text))]
         read = {node.id for _, node in nodes if isinstance(node.ctx, ast.Load)}
         if rule.has_update and texts is step and "update" not in _names_in(rule.equations["apply"].raw):
             read.discard("update")  # the shared stage would change it for nothing
+        if texts in of_stages:
+            read.add("update")
         first: dict[str, tuple[SourceText, ast.Name]] = {}
         for text, node in sorted(nodes, key=lambda item: (item[0].start, item[1].lineno)):
             if isinstance(node.ctx, ast.Store):

@@ -9,6 +9,7 @@ from optgen.explanation import LARGE_MATRIX, ClassInfo
 from optgen.page.equations import Line, function_lines, lines, truth
 
 STAGES = {"step": "The step", "apply": "Applying the update"}
+PUT_ON = {"grad": "The gradient", "update": "The update", "apply": "The parameter"}
 SHARED = {"step": "The gradient, as for every rule", "apply": "The update, as for every rule"}
 
 
@@ -31,12 +32,18 @@ def stages(info: ClassInfo) -> list[Stage]:
             seen = [(line, taken) for line, taken in zip(found, _taken(found, values), strict=True)]
             seen = [one for one in seen if one[1] or text is block]
             if seen:
-                made.append(Stage(title or f"Method {name}()", tuple(seen)))
+                made.append(Stage(title or _title(name), tuple(seen)))
     for function in info.whole_rule.functions:
         found = function_lines(function, info.spec.entry.set)
         own = {name: value for name, value in values.items() if name not in function.own}
         made.append(Stage(f"Function {function.signature}", tuple(zip(found, _taken(found, own), strict=True))))
     return made
+
+
+def _title(name: str) -> str:
+    """The title of a block of a stage that is put on the rule, or of a method."""
+    stage, _, block = name.rpartition(".")
+    return f"{PUT_ON[block]}, by the stage {stage}" if stage else f"Method {name}()"
 
 
 def _taken(found: Sequence[Line], values: dict[str, object]) -> list[bool]:

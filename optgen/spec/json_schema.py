@@ -6,10 +6,11 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from optgen.spec.model import ClassTable, Shared, SharedFunctions, Spec, SpecModel, Vocabulary
+from optgen.spec.model import ClassTable, Shared, SharedFunctions, Spec, SpecModel, StageSpec, Vocabulary
 
 SCHEMAS: dict[str, tuple[type[SpecModel], str]] = {
     "spec": (Spec, "An optimizer's update rule: a file of specs/, compiled by `optgen build`."),
+    "stage": (StageSpec, "A stage that is put on rules: `optgen build my_stage.yaml --onto adamw`."),
     "shared": (Shared, "Settings and stages of every rule: shared.yaml."),
     "vocabulary": (Vocabulary, "Words that rules share: vocabulary.yaml."),
     "functions": (SharedFunctions, "Named pieces of equations that every rule may call: functions.yaml."),

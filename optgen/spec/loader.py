@@ -15,7 +15,17 @@ from optgen import paths as stock
 from optgen.diagnostics import Location, Reporter, SpecError
 from optgen.spec.checks import check_rule, check_shared
 from optgen.spec.classes import ClassChecker, Declared, classes_of
-from optgen.spec.model import ClassEntry, ClassRow, ClassTable, RefusalEntry, Shared, SharedFunctions, Spec, Vocabulary
+from optgen.spec.model import (
+    ClassEntry,
+    ClassRow,
+    ClassTable,
+    RefusalEntry,
+    Shared,
+    SharedFunctions,
+    Spec,
+    StageSpec,
+    Vocabulary,
+)
 from optgen.spec.names import SHARED_FILES, class_name, modules_of, plain_class
 from optgen.spec.nodes import Document, Key
 from optgen.spec.nodes import read_document as read_nodes
@@ -60,15 +70,38 @@ class _Located:
 
 
 @dataclass(frozen=True)
+class LoadedStage(_Located):
+    """A stage that is put on rules, with the places of its parts.
+
+    Attributes:
+        vectors: The states that are one vector, by its name.
+        functions: The texts of functions that its blocks may call beside those of all rules; later ones come before.
+    """
+
+    spec: StageSpec
+    vectors: Vectors
+    functions: tuple[SourceText, ...]
+
+
+@dataclass(frozen=True)
 class LoadedSpec(_Located):
     """A rule with the places of its parts.
 
     Attributes:
         vectors: The states that are one vector, by its name.
+        own_name: Its name without those of the stages that are put on it.
+        stages: These stages, in their order.
     """
 
     spec: Spec
     vectors: Vectors = field(default_factory=dict)
+    own_name: str = ""
+    stages: tuple[LoadedStage, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files that it is of."""
+        return (self.source.path, *(stage.source.path for stage in self.stages))
 
 
 @dataclass(frozen=True)
@@ -98,6 +131,7 @@ class SpecSet:
             class has its `rule`, and its `signature` as a list of names.
         refusals: Refusals that `classes.yaml` names.
         functions: The texts of functions that every rule may call, of which later ones come before earlier ones.
+        words: The vocabulary.
     """
 
     rules: dict[str, LoadedSpec]
@@ -106,6 +140,7 @@ class SpecSet:
     declared: dict[str, Declared]
     refusals: dict[str, RefusalEntry]
     functions: tuple[SourceText, ...]
+    words: Words
     table_document: Document | None
 
     def refusals_of(self, name: str) -> tuple[PlacedRefusal, ...]:
@@ -136,7 +171,7 @@ def load_specs(paths: Ordered[Path], reporter: Reporter, *, partial: bool = Fals
         SpecError: all errors of all files at once (with `partial`, only if there is no rule to return).
     """
     files = _Files.of(paths, reporter)
-    words = Words.of(*(_load_vocabulary(path, reporter) for path in files.vocabularies))
+    words = Words.of(*(load_vocabulary(path, reporter) for path in files.vocabularies))
     shared = _load_shared(files.shared, words, reporter)
     table_document = read_document(files.classes, reporter) if files.classes else None
     table = validate(table_document, ClassTable, reporter) if table_document else None
@@ -146,8 +181,8 @@ def load_specs(paths: Ordered[Path], reporter: Reporter, *, partial: bool = Fals
         if loaded is not None:
             rules[loaded.spec.name] = loaded
     complete = not reporter.has_errors
-    functions = tuple(text for path in files.functions for text in _load_functions(path, reporter))
-    specs = _merge(rules, shared, table, table_document, functions, reporter, complete)
+    functions = tuple(text for path in files.functions for text in load_functions(path, reporter))
+    specs = _merge(rules, shared, table, table_document, functions, words, reporter, complete)
     if specs is None or not specs.rules or not partial:
         reporter.raise_if_any()
     if specs is None:
@@ -225,7 +260,7 @@ def read_document(path: Path, reporter: Reporter) -> Document | None:
     return None if document is None else with_present_keys(document, reporter)
 
 
-def _load_vocabulary(path: Path, reporter: Reporter) -> Vocabulary:
+def load_vocabulary(path: Path, reporter: Reporter) -> Vocabulary:
     """The words of a file; of one that cannot be read, none."""
     document = read_document(path, reporter)
     vocabulary = validate(document, Vocabulary, reporter) if document else None
@@ -235,7 +270,7 @@ def _load_vocabulary(path: Path, reporter: Reporter) -> Vocabulary:
     return vocabulary
 
 
-def _load_functions(path: Path, reporter: Reporter) -> list[SourceText]:
+def load_functions(path: Path, reporter: Reporter) -> list[SourceText]:
     """The functions of a file as text; of one that cannot be read, none."""
     document = read_document(path, reporter)
     functions = validate(document, SharedFunctions, reporter) if document else None
@@ -279,7 +314,7 @@ def _load_spec(
         reporter.warning("file-name", message, document.locate("name"), help_text)
     document, spec, vectors = with_vectors(document, spec, reporter)
     check_rule(spec, shared.shared if shared else Shared(), document, reporter)
-    return LoadedSpec(document, spec, vectors)
+    return LoadedSpec(document, spec, vectors, spec.name)
 
 
 def _modules(rule: str) -> set[str]:
@@ -288,11 +323,16 @@ def _modules(rule: str) -> set[str]:
 
 
 def _is_misplaced(document: Document, path: Path, reporter: Reporter) -> bool:
-    """A table of classes under another name is told from a broken rule."""
+    """A table of classes under another name, and a stage, are told from a broken rule."""
     keys = set(document.root.keys)
     if "classes" in keys and keys <= {"signatures", "refusals", "classes"}:
         message = f"{path.name} is a table of classes, not a rule"
         reporter.error("file-name", message, document.locate_key(), f"name the file {CLASSES}")
+        return True
+    if "stage" in keys:
+        message = f"{path.name} is a stage, not a rule"
+        help_text = "a stage is put on a rule, by `onto=` of `optgen.load` or `--onto` of the commands"
+        reporter.error("stage", message, document.locate_key("stage"), help_text)
         return True
     return False
 
@@ -303,6 +343,7 @@ def _merge(
     table: ClassTable | None,
     table_document: Document | None,
     functions: tuple[SourceText, ...],
+    words: Words,
     reporter: Reporter,
     complete: bool,
 ) -> SpecSet | None:
@@ -356,4 +397,4 @@ def _merge(
             declare(class_name(rule), ClassRow(rule=rule), loaded.document, ("name",))
     if shared is None:
         return None
-    return SpecSet(dict(sorted(rules.items())), shared, classes, found, rows.refusals, functions, table_document)
+    return SpecSet(dict(sorted(rules.items())), shared, classes, found, rows.refusals, functions, words, table_document)

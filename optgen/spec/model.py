@@ -263,6 +263,28 @@ class SharedBlocks(SpecModel):
     update: Text = ""
 
 
+class StageBlocks(SharedBlocks):
+    """The blocks of a stage that is put on rules: those that all rules have, and one after the rule's `apply`."""
+
+    apply: Text = ""
+
+
+class StageSpec(SpecModel):
+    """A stage that users put on rules: settings, states and equations around a rule's own."""
+
+    stage: Name
+    title: Prose = _left_out()
+    reference: Prose = _left_out()
+    doc: Prose = _left_out()
+    hyperparameters: dict[Name, Hyperparameter] = {}
+    options: dict[Name, Option] = {}
+    inputs: dict[Name, Input] = {}
+    states: dict[Name, State] = {}
+    refusals: list[RefusalEntry] = []
+    functions: Text = ""
+    blocks: StageBlocks
+
+
 class Shared(SpecModel):
     """`shared.yaml`: what acts on every rule."""
 

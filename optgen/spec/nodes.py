@@ -39,6 +39,7 @@ _INT_LIMIT = 2**63
 class Scalar:
     """A string, number, boolean or null as written: `text` after YAML's own escapes; `style` as in `SourceText`."""
 
+    source: SourceFile
     start: int
     end: int
     text: str
@@ -49,6 +50,7 @@ class Scalar:
 class Sequence:
     """A list, with its place in the file's text."""
 
+    source: SourceFile
     start: int
     end: int
     items: tuple[Node, ...]
@@ -58,6 +60,7 @@ class Sequence:
 class Mapping:
     """Keys with their values, in the order of the file, with its place in the file's text."""
 
+    source: SourceFile
     start: int
     end: int
     keys: dict[str, Scalar]
@@ -69,7 +72,10 @@ Node = Scalar | Sequence | Mapping
 
 @dataclass(frozen=True)
 class Document:
-    """A YAML file whose parts are found by path: `("states", "exp_avg", "init")`, `("refusals", 0, "when")`."""
+    """A YAML file whose parts are found by path: `("states", "exp_avg", "init")`, `("refusals", 0, "when")`.
+
+    Parts of other files may have been put into it; each node knows its own.
+    """
 
     source: SourceFile
     root: Mapping
@@ -84,32 +90,37 @@ class Document:
     def locate(self, *keys: Key) -> Location:
         """Location of the value at a path; if there is none, of the nearest parent's key."""
         node = self.find(*keys)
-        if node is None:
-            return self.locate_key(*keys[:-1])
-        block = isinstance(node, Scalar) and node.style in ("|", ">")
-        return self.source.location(node.start, node.start + 1 if block else node.end)
+        return self.locate_key(*keys[:-1]) if node is None else _place(node)
 
     def locate_key(self, *keys: Key) -> Location:
         """Location of the key at a path, or of the item of a list; if there is none, of the nearest parent's key."""
-        while keys:
-            parent = self.find(*keys[:-1])
-            if isinstance(parent, Mapping) and keys[-1] in parent.keys:
-                key = parent.keys[str(keys[-1])]
-                return self.source.location(key.start, key.end)
-            if isinstance(parent, Sequence) and self.find(*keys) is not None:
-                return self.locate(*keys)
-            keys = keys[:-1]
-        first = next(iter(self.root.keys.values()), None)
-        return self.source.location(first.start, first.end) if first else self.source.location(0)
+        return _place(self._nearest(*keys))
 
     def text(self, *keys: Key) -> SourceText:
         """The scalar at a path with its place. Where there is none: an empty text at the nearest parent's key."""
         node = self.find(*keys)
         if isinstance(node, Scalar):
-            return SourceText(node.text, self.source, node.start, node.end, node.style)
-        where = self.locate_key(*keys)
-        start = self.source.line_start(where.line - 1) + where.column - 1
-        return SourceText("", self.source, start, start + where.length)
+            return SourceText(node.text, node.source, node.start, node.end, node.style)
+        near = self._nearest(*keys)
+        return SourceText("", near.source, near.start, near.end)
+
+    def _nearest(self, *keys: Key) -> Node:
+        """The key at a path, or the item of a list; if there is none, the nearest parent's key."""
+        while keys:
+            parent = self.find(*keys[:-1])
+            if isinstance(parent, Mapping) and keys[-1] in parent.keys:
+                return parent.keys[str(keys[-1])]
+            item = self.find(*keys)
+            if isinstance(parent, Sequence) and item is not None:
+                return item
+            keys = keys[:-1]
+        return next(iter(self.root.keys.values()), self.root)
+
+
+def _place(node: Node) -> Location:
+    """The place of a node; of a text below a bar, the bar."""
+    block = isinstance(node, Scalar) and node.style in ("|", ">")
+    return node.source.location(node.start, node.start + 1 if block else node.end)
 
 
 def child(node: Node | None, key: Key) -> Node | None:
@@ -304,7 +315,7 @@ class _Composer:
                 if len(items) == MAX_ITEMS:
                     self._stop(item, "too-long", f"this list has more than {MAX_ITEMS} items", "shorten it")
                 items.append(self._node(item, events, depth + 1))
-            return Sequence(start, _span(item)[1] if event.flow_style else end, tuple(items))
+            return Sequence(self.source, start, _span(item)[1] if event.flow_style else end, tuple(items))
         return self._mapping(event, events, depth)
 
     def _mapping(self, event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Mapping:
@@ -325,14 +336,14 @@ class _Composer:
                 continue
             keys[key.text], values[key.text] = key, value
         flow = getattr(event, "flow_style", False)
-        return Mapping(_span(event)[0], _span(key_event if flow else event)[1], keys, values)
+        return Mapping(self.source, _span(event)[0], _span(key_event if flow else event)[1], keys, values)
 
     def _scalar(self, event: yaml.ScalarEvent, start: int, end: int) -> Scalar:
         bad = _FORBIDDEN.search(event.value)
         if bad:
             message = f"this text holds the character U+{ord(bad.group()):04X}"
             self._stop(event, "control-character", message, "remove the escape that stands for it")
-        return Scalar(start, end, event.value, event.style or "")
+        return Scalar(self.source, start, end, event.value, event.style or "")
 
     def _stop(self, event: yaml.Event, rule: str, message: str, help_text: str) -> NoReturn:
         where = self.source.location(*_span(event))

@@ -177,6 +177,9 @@ class SourceText:
         return result
 
 
+NO_TEXT = SourceText("", SourceFile("", ""), 0, 0)
+
+
 def _unescape(source: str, index: int) -> tuple[str, int]:
     """The character that an escape of a double-quoted scalar stands for ("" for an escaped line end), its width."""
     letter = source[index + 1 : index + 2]

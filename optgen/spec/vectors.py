@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 from optgen.diagnostics import Reporter
-from optgen.spec.model import Spec, State
+from optgen.spec.model import Spec, StageSpec, State
 from optgen.spec.nodes import Document
 from optgen.spec.nodes import Mapping as MappingNode
 
 Vectors = dict[str, tuple[str, ...]]
+Holder = TypeVar("Holder", Spec, StageSpec)
 
 
-def with_vectors(document: Document, spec: Spec, reporter: Reporter) -> tuple[Document, Spec, Vectors]:
+def with_vectors(document: Document, spec: Holder, reporter: Reporter) -> tuple[Document, Holder, Vectors]:
     """A rule with every state of a vector by itself, and their names by the name of the vector."""
     vectors: Vectors = {}
     states: dict[str, State] = {}
@@ -36,7 +38,7 @@ def with_vectors(document: Document, spec: Spec, reporter: Reporter) -> tuple[Do
     return replace(document, root=root), spec.model_copy(update={"states": states}), vectors
 
 
-def _count(name: str, state: State, document: Document, spec: Spec, reporter: Reporter) -> int | None:
+def _count(name: str, state: State, document: Document, spec: Spec | StageSpec, reporter: Reporter) -> int | None:
     if not isinstance(state.count, str):
         return state.count
     hyper = spec.hyperparameters.get(state.count)

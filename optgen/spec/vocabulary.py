@@ -12,7 +12,17 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from optgen.diagnostics import Reporter, suggest
-from optgen.spec.model import Hyperparameter, NumberWord, Option, OptionWord, Shared, Spec, State, Vocabulary
+from optgen.spec.model import (
+    Hyperparameter,
+    NumberWord,
+    Option,
+    OptionWord,
+    Shared,
+    Spec,
+    StageSpec,
+    State,
+    Vocabulary,
+)
 from optgen.spec.nodes import Document, Node, Scalar, Sequence, is_null, is_text
 from optgen.spec.nodes import Mapping as MappingNode
 from optgen.spec.ranges import parse_range
@@ -20,7 +30,7 @@ from optgen.spec.validation import validate
 
 Word = NumberWord | OptionWord | State
 Declared = TypeVar("Declared", Hyperparameter, Option, State)
-Holder = TypeVar("Holder", Spec, Shared)
+Holder = TypeVar("Holder", Spec, StageSpec, Shared)
 LONG = {
     "hyperparameters": '{name}: {{default: {text}, range: "[0, inf)", doc: ...}}',
     "options": "{name}: {{default: {text}, doc: ...}}",
@@ -36,11 +46,15 @@ class Words:
     @staticmethod
     def of(*vocabularies: Vocabulary) -> Words:
         """The words of several files, of which later ones come before earlier ones."""
-        sections: dict[str, dict[str, Word]] = {name: {} for name in (*Vocabulary.model_fields, "inputs")}
+        words = Words({name: {} for name in (*Vocabulary.model_fields, "inputs")})
         for vocabulary in vocabularies:
-            for name in Vocabulary.model_fields:
-                sections[name].update(getattr(vocabulary, name))
-        return Words(sections)
+            words = words.with_words(vocabulary)
+        return words
+
+    def with_words(self, vocabulary: Vocabulary) -> Words:
+        """These, and before them those of a vocabulary."""
+        more = {name: getattr(vocabulary, name) for name in Vocabulary.model_fields}
+        return Words({name: {**words, **more.get(name, {})} for name, words in self.sections.items()})
 
     def read(self, document: Document, model: type[Holder], reporter: Reporter) -> tuple[Document, Holder | None]:
         """The document with its short forms written out, and the model that it is; None if it is none."""
@@ -92,7 +106,7 @@ def _long(
     if isinstance(node, MappingNode) or (is_null(node) and name not in words):
         return node
     if section in ("states", "inputs"):
-        empty = MappingNode(node.start, node.end, {}, {})
+        empty = MappingNode(node.source, node.start, node.end, {}, {})
         return _mapping(node, "doc") if is_text(node) else empty if is_null(node) else node
     if name not in words:
         if is_text(node) if section == "hyperparameters" else isinstance(node, Sequence):
@@ -108,7 +122,8 @@ def _long(
 
 def _mapping(node: Scalar | Sequence, key: str) -> MappingNode:
     """A value as the only one of a mapping, which stands where the value does."""
-    return MappingNode(node.start, node.end, {key: Scalar(node.start, node.end, key, "")}, {key: node})
+    where = node.source, node.start, node.end
+    return MappingNode(*where, {key: Scalar(*where, key, "")}, {key: node})
 
 
 def check_vocabulary(vocabulary: Vocabulary, document: Document, reporter: Reporter) -> None:

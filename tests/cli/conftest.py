@@ -17,8 +17,9 @@ from optgen.package_name import STOCK_PACKAGE, is_stock
 def _the_catalogue_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_specs = compiler.compile_specs
 
-    def known(paths: Sequence[Path], package: str | None) -> compiler.Package:
-        return stock_package() if package == STOCK_PACKAGE and is_stock(paths) else compile_specs(paths, package)
+    def known(paths: Sequence[Path], package: str | None, onto: str | Path | None = None) -> compiler.Package:
+        is_known = onto is None and package == STOCK_PACKAGE and is_stock(paths)
+        return stock_package() if is_known else compile_specs(paths, package, onto)
 
     for module in (compiler, contenders):
         monkeypatch.setattr(module, "compile_specs", known)

@@ -550,3 +550,25 @@ def test_a_closed_pipe_is_no_traceback(here: Path) -> None:
     result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, env=ENVIRONMENT)
     assert result.stdout == "LAMB8bit: rule lamb, 8-bit states\n"
     assert "Traceback" not in result.stderr
+
+
+def test_stages_are_put_on_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stages = [str(specs_dir().parent / "examples" / "stages" / f"{name}.yaml") for name in ("centralize", "lookahead")]
+    built = optgen_command("build", *stages, "--onto", "sgd", "--package", "mine")
+    assert built.exit_code == 0, built.output
+    assert (tmp_path / "generated" / "mine" / "centralize_lookahead_sgd.cpp").is_file()
+    assert optgen_command("build", *stages, "--onto", "sgd", "--package", "mine", "--check").exit_code == 0
+    changed = optgen_command("build", *reversed(stages), "--onto", "sgd", "--package", "mine", "--check")
+    assert changed.exit_code == 1
+    assert "--onto sgd --package mine" in changed.output
+    assert "LookaheadAdamW8bit" in optgen_command("list", stages[1], "--onto", "adamw").output
+    assert "no errors" in optgen_command("check", stages[1], "--onto", "adamw").output
+    given = ("--specs", stages[0], "--specs", stages[1], "--onto", "sgd")
+    explained = optgen_command("explain", "CentralizeLookaheadSGD", *given)
+    order = [
+        "The gradient, by the stage centralize:", "The step:", "Applying the update:", "The parameter, by the stage",
+    ]  # fmt: skip
+    places = [explained.output.index(title) for title in order]
+    assert places == sorted(places)
+    assert optgen_command("explain", "SGD", "--onto", "sgd").exit_code == 2

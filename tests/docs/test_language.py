@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from oracles.declared import read_yaml
 from support.compiling import ROOT, compiled
 
+from optgen.compiler import compile_specs
 from optgen.operations import CALLED
 from optgen.spec.names import FACTS, SIZES
 
@@ -27,6 +29,14 @@ def test_tables_are_what_the_models_say() -> None:
 @pytest.mark.parametrize("text", EXAMPLES)
 def test_examples_compile(text: str, tmp_path: Path) -> None:
     assert compiled(tmp_path, text).classes
+
+
+@pytest.mark.parametrize("text", re.findall(r"```yaml\n(stage: .*?)```", TEXT, flags=re.DOTALL))
+def test_stages_compile_on_a_rule(text: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{text.split()[1]}.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert compile_specs([path], None, "adamw").classes
+    assert read_yaml(path)["blocks"] == read_yaml(ROOT / "examples" / "stages" / path.name)["blocks"]
 
 
 @pytest.mark.parametrize("name", [*CALLED, *(fact for fact in FACTS if not fact.startswith("size"))])

@@ -112,7 +112,7 @@ class Duel:
         self.opt.step()
         self.check(before)
 
-    def call(self, method: str, grads: Sequence[torch.Tensor]) -> None:
+    def call(self, method: str, grads: Sequence[torch.Tensor | None]) -> None:
         """A method of both from the optimizer's own values, and the comparison."""
         assert isinstance(self.oracle, SpecOracle)
         self.adopt()

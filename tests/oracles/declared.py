@@ -235,10 +235,18 @@ def _refusal(data: Mapping[str, Any]) -> Refusal:
 
 @dataclass(frozen=True)
 class Stage:
-    """A block's statements; those of shared.yaml see only what it declares."""
+    """A block's statements; those of shared.yaml see only what it declares, those of stages no names of a rule's own.
+
+    `block` is `grad`, `update` or `apply` of what stands around the rule's own blocks.
+    """
 
     body: Sequence[ast.stmt]
-    shared: bool = False
+    block: str = ""
+    owner: str = ""
+
+    @property
+    def shared(self) -> bool:
+        return bool(self.block) and not self.owner
 
 
 @dataclass(frozen=True)
@@ -249,8 +257,8 @@ class Method:
     reads_grad: bool
 
 
-def _stage(text: str, shared: bool = False, vectors: Mapping[str, Sequence[str]] | None = None) -> Stage:
-    return Stage(_rounds(ast.parse(text).body, vectors or {}), shared)
+def _stage(text: str, vectors: Mapping[str, Sequence[str]], block: str = "", owner: str = "") -> Stage:
+    return Stage(_rounds(ast.parse(text).body, vectors), block, owner)
 
 
 def _rounds(body: Sequence[ast.stmt], vectors: Mapping[str, Sequence[str]]) -> list[ast.stmt]:
@@ -310,6 +318,7 @@ class WholeRule:
     methods: Mapping[str, Method]
     functions: Mapping[str, ast.FunctionDef]
     common: frozenset[str]
+    of_stages: frozenset[str]
     own: frozenset[str]
     rows: Mapping[str, Row] = field(default_factory=dict)
 
@@ -347,8 +356,15 @@ def _shared_refusals(shared: Mapping[str, Any], *settings: Mapping[str, Any]) ->
             yield rule
 
 
-def whole_rule(spec: Mapping[str, Any], shared: Mapping[str, Any]) -> WholeRule:
-    """A rule as its file and shared.yaml declare it."""
+def whole_rule(
+    spec: Mapping[str, Any], shared: Mapping[str, Any], put_on: Sequence[Mapping[str, Any]] = ()
+) -> WholeRule:
+    """A rule as its file, shared.yaml and stages that are put on it declare it."""
+    for stage in put_on:
+        spec = dict(spec)
+        for section in ("hyperparameters", "options", "inputs", "states"):
+            spec[section] = {**(spec.get(section) or {}), **(stage.get(section) or {})}
+        spec["refusals"] = [*(spec.get("refusals") or ()), *(stage.get("refusals") or ())]
     blocks, common = spec["blocks"], shared.get("blocks") or {}
     update = "apply" in blocks
     hypers, options = spec.get("hyperparameters") or {}, spec.get("options") or {}
@@ -373,9 +389,18 @@ def whole_rule(spec: Mapping[str, Any], shared: Mapping[str, Any]) -> WholeRule:
             vectors[name] = tuple(f"{name}_{number}" for number in range(size))
             own_states |= dict.fromkeys(vectors[name], data)
     states = {**own_states, **(shared.get("states") or {})}
-    stages = [_stage(common.get("grad") or "", shared=True), _stage(blocks["step"], vectors=vectors)]
+    around = {
+        block: [_stage(one["blocks"].get(block) or "", vectors, block, one["stage"]) for one in put_on]
+        for block in ("grad", "update", "apply")
+    }
+    stages = [_stage(common.get("grad") or "", {}, "grad"), *around["grad"], _stage(blocks["step"], vectors)]
     if update:
-        stages += [_stage(common.get("update") or "", shared=True), _stage(blocks["apply"], vectors=vectors)]
+        stages += [
+            *around["update"],
+            _stage(common.get("update") or "", {}, "update"),
+            _stage(blocks["apply"], vectors),
+        ]
+    stages += around["apply"]
     sections = ("hyperparameters", "options", "inputs", "states")
     return WholeRule(
         name=spec["name"],
@@ -390,16 +415,20 @@ def whole_rule(spec: Mapping[str, Any], shared: Mapping[str, Any]) -> WholeRule:
         ),
         stages=tuple(stages),
         methods={
-            name: Method(_stage(data["block"], vectors=vectors), data.get("grad", False))
+            name: Method(_stage(data["block"], vectors), data.get("grad", False))
             for name, data in (spec.get("methods") or {}).items()
         },
         functions={
             node.name: node
-            for text in (read_yaml(SPECS / "functions.yaml")["functions"], spec.get("functions") or "")
+            for text in (
+                read_yaml(SPECS / "functions.yaml")["functions"],
+                *(one.get("functions") or "" for one in (*put_on, spec)),
+            )
             for node in ast.parse(text).body
             if isinstance(node, ast.FunctionDef)
         },
         common=frozenset(name for section in sections for name in (shared.get(section) or {})),
+        of_stages=frozenset(name for one in put_on for name in (one.get("states") or {})),
         own=frozenset((*hypers, *options)),
     )
 
@@ -502,6 +531,17 @@ def load_spec(path: Path, shared: Path = SPECS / "shared.yaml") -> dict[str, Row
     rule = whole_rule(spec, read_spec(shared))
     classes = spec.get("classes") or {"".join(part.capitalize() for part in spec["name"].split("_")): {}}
     return {name: _row(name, rule, data, {}) for name, data in _classes(classes)}
+
+
+def load_on(rule: Path, put_on: Sequence[Path], shared: Path = SPECS / "shared.yaml") -> dict[str, Row]:
+    """The classes of a rule with stages on it; of one of optgen's own rules, those of the table."""
+    stages = [read_spec(path) for path in put_on]
+    whole = whole_rule(read_spec(rule), read_spec(shared), stages)
+    table = read_yaml(SPECS / "classes.yaml")
+    rows = _classes(table["classes"]) if rule.parent == SPECS else ((name, {}) for name in load_spec(rule, shared))
+    ahead = "".join(part.capitalize() for stage in stages for part in stage["stage"].split("_"))
+    named = {f"{ahead}{name}": data for name, data in rows if data.get("rule") in (None, whole.name)}
+    return {name: _row(name, whole, data, table["refusals"]) for name, data in named.items()}
 
 
 @cache

@@ -80,17 +80,22 @@ class _Block:
                 raise _PartMissing(node, operator, part)
             return known[id(node)]
 
-        left: dict[str, Value] = {}  # the gradient as the first stage left it, which later shared stages see
+        left: dict[str, Value] = {}  # the gradient as the stages before the rule left it, which those behind it see
+        declared = frozenset(self.names) | STEP_NAMES
+        kept: dict[str, dict[str, Value]] = {}  # names of stages' own
         for stage in stages:
-            common = self.oracle.rule.common | STEP_NAMES
-            seen = {name: value for name, value in self.names.items() if not stage.shared or name in common}
-            own = {"grad": seen["grad"]} if left else {}
-            seen |= left if stage.shared else {}
+            common = self.oracle.rule.common | STEP_NAMES if stage.shared else declared
+            seen = {name: value for name, value in self.names.items() if not stage.block or name in common}
+            seen |= kept.get(stage.owner, {}) if stage.block else {}
+            own = {"grad": seen["grad"]} if stage.block in ("update", "apply") else {}
+            seen |= left if stage.block in ("update", "apply") else {}
             self._statements(stage.body, seen, everywhere)
-            if stage.shared and not left and "grad" in seen:
+            if stage.block == "grad":
                 left = {"grad": seen["grad"]}
-            self.names |= {name: value for name, value in seen.items() if not stage.shared or name in common}
-            self.names |= own if stage.shared else {}
+            if stage.block:
+                kept[stage.owner] = {name: value for name, value in seen.items() if name not in common}
+            self.names |= {name: value for name, value in seen.items() if not stage.block or name in common}
+            self.names |= own
         return self.names
 
     def _statements(self, body: Sequence[ast.stmt], names: dict[str, Value], everywhere: Any) -> None:
@@ -367,7 +372,7 @@ class SpecOracle:
             for i, grad in given.items():
                 self._settle(i, grad)
             if given:
-                stages = [self.rule.stages[0], method.stage]
+                stages = [*(stage for stage in self.rule.stages if stage.block == "grad"), method.stage]
                 self._run(stages, {i: {"grad": grad} for i, grad in given.items()}, keep_windows=True, ahead=1)
 
     def _run(
@@ -396,8 +401,9 @@ class SpecOracle:
                 known[id(node)] = _combined([part for part in missing.values() if part.node is node])
                 found = {}
         for i, after in found.items():
-            if keep_windows:  # what the shared stage keeps is of steps alone
-                after |= {name: names[i][name] for name in self.rule.common & self.rule.states.keys() & names[i].keys()}
+            if keep_windows:  # what stages before the rule keep is of steps alone
+                kept = (self.rule.common | self.rule.of_stages) & self.rule.states.keys() & names[i].keys()
+                after |= {name: names[i][name] for name in kept}
             self._commit(i, names[i], after, self.steps[i] + ahead)
         if found or self.group:
             self._commit_group(next(iter(found.values()), None) or self._without_parameters(stages))

@@ -109,7 +109,7 @@ def build(
         list[str] | None,
         typer.Option(
             metavar="SM,…",
-            help="Compile kernels for these GPUs into the package, as sm_80,sm_90: it then needs no nvcc.",
+            help="Compile kernels for these GPUs into the package, as sm_80,sm_90: it then needs no compiler.",
             show_default=False,
         ),
     ] = None,

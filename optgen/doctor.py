@@ -12,10 +12,13 @@ import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from optgen.package_name import STOCK_PACKAGE
 from optgen.runtime.building.nvidia import Driver, ask_driver
+
+if TYPE_CHECKING:
+    from optgen.runtime.building.nvcc import Nvcc
 
 Status = Literal["ok", "missing", "problem"]
 
@@ -195,39 +198,79 @@ def _torch_cuda() -> Iterator[Finding]:
         yield Finding(name, "missing", "this torch is built without CUDA", advice)
 
 
-def _pycuda() -> Iterator[Finding]:
-    from optgen.runtime.building.nvidia import INSTALL_PYCUDA, why_no_pycuda
+def _driver_calls() -> Iterator[Finding]:
+    """What calls the driver: the first that can serves."""
+    from optgen.runtime.building import nvidia
 
-    name = "PyCUDA"
-    reason = why_no_pycuda()
-    if importlib.util.find_spec("pycuda") is None:
-        yield Finding(name, "missing", "not installed", f"{WITHOUT_GPU}; with one: {INSTALL_PYCUDA}")
-    elif not reason:
-        yield Finding(name, "ok", importlib.metadata.version("pycuda"))
+    serves = nvidia.find_driver()
+    yield _calls("PyCUDA", "pycuda", nvidia.PYCUDA, nvidia.why_no_pycuda(), nvidia.INSTALL_PYCUDA, serves)
+    yield _calls(
+        "cuda-bindings", "cuda.bindings", nvidia.BINDINGS, nvidia.why_no_bindings(), nvidia.INSTALL_BINDINGS, serves
+    )
+
+
+def _calls(name: str, module: str, own: str, reason: str, install: str, serves: str | None) -> Finding:
+    """One of those.
+
+    Args:
+        own: Its name among those that can serve.
+        reason: Why it cannot; "" if it can.
+        serves: The one that does; None if none can.
+    """
+    from optgen.runtime.building.nvidia import is_installed
+
+    if not is_installed(module):
+        advice = f"nothing to do: {serves} serves" if serves else f"{WITHOUT_GPU}; with one: {install}"
+        return Finding(name, "missing", "not installed", advice)
+    version = importlib.metadata.version(own)
+    if not reason:
+        forced = "OPTGEN_CUDA_DRIVER asks for it" if os.environ.get("OPTGEN_CUDA_DRIVER") else "the first that works"
+        used = f"serves: {forced}" if serves == own else f"is not used: {serves or 'OPTGEN_CUDA_DRIVER'} comes first"
+        return Finding(name, "ok", f"{version}, {used}")
+    found, _, advice = reason.partition(". ")
+    without = not _driver_answer().installed
+    advice = WITHOUT_GPU if without else f"nothing to do: {serves} serves" if serves else advice
+    return Finding(name, "missing" if without or serves else "problem", f"{version}: {found}", advice)
+
+
+def _cuda_compilers() -> Iterator[Finding]:
+    """Compilers for GPUs: the first that can serves."""
+    from optgen.runtime.building.nvcc import INSTALL as INSTALL_NVCC
+    from optgen.runtime.building.nvcc import nvcc_candidates
+    from optgen.runtime.building.nvrtc import INSTALL, NAME, find_cuda_compiler, nvrtc_candidates
+    from optgen.runtime.building.programs import first_found, why_none
+
+    serves = find_cuda_compiler()
+    is_left_out = os.environ.get("OPTGEN_NVCC") == NAME
+    nvcc = None if is_left_out else first_found(nvcc_candidates())
+    nvrtc = first_found(nvrtc_candidates())
+    if nvcc is None and is_left_out:
+        yield Finding("nvcc", "missing", "not looked for: OPTGEN_NVCC asks for NVRTC")
+    elif nvcc is None:
+        other = "nothing to do: NVRTC serves" if serves else f"{WITHOUT_GPU}; with one: {INSTALL_NVCC}, or NVRTC"
+        yield Finding("nvcc", "missing", why_none(nvcc_candidates()), other)
     else:
-        version = importlib.metadata.version("pycuda")
-        found, _, advice = reason.partition(". ")
-        without = not _driver_answer().installed
-        yield Finding(
-            name, "missing" if without else "problem", f"{version}: {found}", WITHOUT_GPU if without else advice
+        yield _builds("nvcc", nvcc, serves)
+    if nvrtc is None:
+        other = "nothing to do: nvcc serves" if serves else f"{WITHOUT_GPU}; with one: {INSTALL}"
+        yield Finding("NVRTC", "missing", why_none(nvrtc_candidates()), other)
+    else:
+        yield _builds("NVRTC", nvrtc, serves)
+
+
+def _builds(name: str, found: Nvcc, serves: Nvcc | None) -> Finding:
+    """One of those that is there."""
+    builds = f"CUDA {found.release} at {found.file}, for {', '.join(found.archs)}"
+    if found != serves:
+        why = (
+            "OPTGEN_NVCC names another" if serves is None else f"{'NVRTC' if serves.is_library else 'nvcc'} comes first"
         )
-
-
-def _nvcc() -> Iterator[Finding]:
-    from optgen.runtime.building.nvcc import INSTALL, find_nvcc, why_no_nvcc
-
-    name = "nvcc"
-    found = find_nvcc()
-    if found is None:
-        yield Finding(name, "missing", why_no_nvcc(), f"{WITHOUT_GPU}; with one: {INSTALL}, or the CUDA toolkit")
-        return
-    builds = f"CUDA {found.release} at {found.path}, for {', '.join(found.archs)}"
+        return Finding(name, "ok", f"{builds}; is not used: {why}")
     runs = _driver_answer().cuda
     if runs and int(found.release.partition(".")[0]) > int(runs.partition(".")[0]):
         advice = f"the driver may refuse what it builds: update the driver, or point OPTGEN_NVCC at one of CUDA {runs}"
-        yield Finding(name, "problem", builds, advice)
-    else:
-        yield Finding(name, "ok", builds)
+        return Finding(name, "problem", f"{builds}; serves", advice)
+    return Finding(name, "ok", f"{builds}; serves")
 
 
 def _cache() -> Iterator[Finding]:
@@ -263,8 +306,8 @@ _LOOKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "Python headers": _python_headers,
     "NVIDIA driver": _driver,
     "CUDA in torch": _torch_cuda,
-    "PyCUDA": _pycuda,
-    "nvcc": _nvcc,
+    "PyCUDA": _driver_calls,
+    "nvcc": _cuda_compilers,
     "cache": _cache,
     STOCK_PACKAGE: _stock_package,
 }

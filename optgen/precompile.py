@@ -14,7 +14,7 @@ class PrecompileError(UserError):
 
 
 class ArchError(ValueError):
-    """No such GPU architecture, or none that the nvcc here builds for; the message names those that there are."""
+    """No such GPU architecture, or none that the compiler here builds for; the message names those that there are."""
 
 
 @contextmanager
@@ -56,20 +56,21 @@ def checked_archs(given: Sequence[str]) -> tuple[str, ...]:
     """The architectures that `--arch` names, in lists separated by commas, each once.
 
     Raises:
-        ArchError: if a name is not an architecture, or the nvcc here does not build for it.
-        PrecompileError: if there is no nvcc.
+        ArchError: if a name is not an architecture, or the compiler here does not build for it.
+        PrecompileError: if there is no compiler for GPUs.
     """
-    from optgen.runtime.building.nvcc import INSTALL, find_nvcc, why_no_nvcc
+    from optgen.runtime.building.nvrtc import INSTALL, find_cuda_compiler, why_no_cuda_compiler
 
     names = list(dict.fromkeys(name.strip() for item in given for name in item.split(",")))
-    nvcc = find_nvcc()
+    nvcc = find_cuda_compiler()
     if nvcc is None:
-        raise PrecompileError(f"there is no nvcc to build kernels for GPUs: {why_no_nvcc()}; {INSTALL}")
+        reason = f"{why_no_cuda_compiler()}; {INSTALL}"
+        raise PrecompileError(f"there is no nvcc or NVRTC to build kernels for GPUs: {reason}")
     for name in names:
         if name not in nvcc.archs:
             known = ", ".join(nvcc.archs)
             raise ArchError(
-                f"{name!r} is not an architecture that {nvcc.path} of CUDA {nvcc.release} builds for: {known}"
+                f"{name!r} is not an architecture that {nvcc.file} of CUDA {nvcc.release} builds for: {known}"
             )
     return tuple(names)
 
@@ -88,11 +89,11 @@ def precompile_cubins(package: str, directory: Path, archs: Sequence[str]) -> in
     Raises:
         PrecompileError: see above.
     """
-    from optgen.runtime.building.nvcc import find_nvcc, why_no_nvcc
+    from optgen.runtime.building.nvrtc import find_cuda_compiler, why_no_cuda_compiler
 
-    nvcc = find_nvcc()
+    nvcc = find_cuda_compiler()
     if nvcc is None:
-        raise PrecompileError(f"nothing was compiled: {why_no_nvcc()}")
+        raise PrecompileError(f"nothing was compiled: {why_no_cuda_compiler()}")
     from optgen.runtime.precompile import compile_cubins
 
     with _compile_errors():

@@ -163,7 +163,7 @@ SENTENCES = (
         '`nonfinite="skip"` leaves their elements unchanged',
         ("tests/numerics/test_special.py",),
     ),
-    Sentence("compiled by nvcc for sm_75 to sm_100", ("tests/cuda/test_nvcc_build.py",)),
+    Sentence("compiled by nvcc and NVRTC for sm_75 to sm_100", ("tests/cuda/test_nvcc_build.py",)),
     Sentence("run on the CPU in the tests, by a stand-in for NVIDIA's driver", ("tests/cuda/test_kernels.py",)),
 )
 

@@ -59,6 +59,7 @@ TEMPLATE = """\
 
 #include <stdint.h>
 
+#include "function.h"
 #include "libm.h"
 
 namespace optgen {{
@@ -74,10 +75,10 @@ TABLES = """\
 template <>
 struct Int8Tables<{signed}> {{
   static constexpr int zero_code = {zero};
-  alignas(64) static constexpr float book[256] = {{
+  OPTGEN_ALIGNED(64) static constexpr float book[256] = {{
 {book}
   }};
-  alignas(64) static constexpr float midpoints[{padded}] = {{
+  OPTGEN_ALIGNED(64) static constexpr float midpoints[{padded}] = {{
 {midpoints}
   }};
   static constexpr float slope[{decades}] = {{
@@ -87,25 +88,25 @@ struct Int8Tables<{signed}> {{
 {offset}
   }};
   static constexpr int shared_line = {shared_line};
-  alignas(64) static constexpr float binade_slope[{binades}] = {{
+  OPTGEN_ALIGNED(64) static constexpr float binade_slope[{binades}] = {{
 {binade_slope}
   }};
-  alignas(64) static constexpr float binade_offset[{binades}] = {{
+  OPTGEN_ALIGNED(64) static constexpr float binade_offset[{binades}] = {{
 {binade_offset}
   }};
-  alignas(64) static constexpr float level_edge[8] = {{
+  OPTGEN_ALIGNED(64) static constexpr float level_edge[8] = {{
 {level_edge}
   }};
-  alignas(64) static constexpr float fixed_slope[8] = {{
+  OPTGEN_ALIGNED(64) static constexpr float fixed_slope[8] = {{
 {fixed_slope}
   }};
-  alignas(64) static constexpr float fixed_offset[8] = {{
+  OPTGEN_ALIGNED(64) static constexpr float fixed_offset[8] = {{
 {fixed_offset}
   }};
-  alignas(64) static constexpr float fixed_end[8] = {{
+  OPTGEN_ALIGNED(64) static constexpr float fixed_end[8] = {{
 {fixed_end}
   }};
-  alignas(64) static constexpr uint8_t {plane_name}_bytes[4][{plane_size}] = {{
+  OPTGEN_ALIGNED(64) static constexpr uint8_t {plane_name}_bytes[4][{plane_size}] = {{
 {book_bytes}
   }};
 }};

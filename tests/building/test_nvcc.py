@@ -27,7 +27,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[[]
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OPTGEN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(nvcc, "SYSTEM_ROOT", tmp_path / "local")
-    monkeypatch.setattr(nvcc, "_nvidia_folders", list)
+    monkeypatch.setattr(nvcc, "nvidia_folders", list)
     folder = tmp_path / "bin"
     script(folder / "g++", "exit 0")
     monkeypatch.setenv("PATH", str(folder))
@@ -55,7 +55,7 @@ def test_none(machine: Path) -> None:
 
 def test_order(machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = tmp_path / "site"
-    monkeypatch.setattr(nvcc, "_nvidia_folders", lambda: [site / "nvidia"])
+    monkeypatch.setattr(nvcc, "nvidia_folders", lambda: [site / "nvidia"])
     inside = [fake_nvcc(site / "nvidia" / folder / "bin" / "nvcc") for folder in ("cu14", "cu13", "cuda_nvcc")]
     toolkits = [
         fake_nvcc(tmp_path / "local" / name / "bin" / "nvcc") for name in ("cuda-12.10", "cuda-12.9", "cuda-12")
@@ -204,12 +204,12 @@ def test_packages_from_pypi_are_found_where_this_python_imports_from(
 ) -> None:
     (tmp_path / "nvidia" / "cu13").mkdir(parents=True)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert (tmp_path / "nvidia") in nvcc._nvidia_folders()
+    assert (tmp_path / "nvidia") in nvcc.nvidia_folders()
 
 
 def test_the_package_for_cuda_12_holds_none(machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "site" / "nvidia" / "cuda_nvcc" / "bin").mkdir(parents=True)
-    monkeypatch.setattr(nvcc, "_nvidia_folders", lambda: [tmp_path / "site" / "nvidia"])
+    monkeypatch.setattr(nvcc, "nvidia_folders", lambda: [tmp_path / "site" / "nvidia"])
     assert "holds no nvcc; pip install nvidia-cuda-nvcc brings that of CUDA 13" in nvcc.why_no_nvcc()
 
 
@@ -218,7 +218,7 @@ def test_the_package_without_its_companions(machine: Path, tmp_path: Path, monke
     fake_nvcc(root / "bin" / "nvcc", build=f'[ -e "{root}/nvvm/bin/cicc" ] || {{ echo "cicc: not found"; exit 1; }}')
     (root / "include").mkdir()
     (root / "include" / "cuda_runtime.h").touch()
-    monkeypatch.setattr(nvcc, "_nvidia_folders", lambda: [tmp_path / "site" / "nvidia"])
+    monkeypatch.setattr(nvcc, "nvidia_folders", lambda: [tmp_path / "site" / "nvidia"])
     assert nvcc.why_no_nvcc().endswith(
         "does not work without nvidia-nvvm and nvidia-cuda-crt; pip install nvidia-nvvm nvidia-cuda-crt"
     )

@@ -252,8 +252,8 @@ def test_arch_without_nvcc_says_what_brings_one(faked: Path, monkeypatch: pytest
     no_nvcc(monkeypatch, tmp_path)
     result = optgen_command("build", "mine.yaml", "--arch", "sm_80")
     assert result.exit_code == 1
-    assert "there is no nvcc to build kernels for GPUs" in result.stderr
-    assert "pip install nvidia-cuda-nvcc" in result.stderr
+    assert "there is no nvcc or NVRTC to build kernels for GPUs" in result.stderr
+    assert "pip install nvidia-cuda-nvrtc" in result.stderr
     assert not faked.parent.exists()
 
 

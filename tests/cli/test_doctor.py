@@ -16,7 +16,8 @@ from support.machine import require_compiler
 from optgen import doctor
 from optgen.distribution import RUNTIME
 from optgen.doctor import Finding, examine, is_usable, readable_size
-from optgen.runtime.building import compilers, nvidia
+from optgen.runtime.building import compilers, nvcc, nvidia, nvrtc
+from optgen.runtime.building.nvcc import Nvcc
 from optgen.runtime.building.nvidia import Driver, Gpu
 from optgen.runtime.building.programs import Candidate
 
@@ -84,21 +85,47 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Driver], tuple[Finding, 
     return findings
 
 
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], None]:
+    """Set what calls the driver is installed, by the name of its module, and why it cannot serve."""
+    monkeypatch.delenv("OPTGEN_CUDA_DRIVER", raising=False)
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "2026.1")
+
+    def install(reasons: dict[str, str]) -> None:
+        own = ("pycuda", "cuda.bindings")
+        monkeypatch.setattr(nvidia, "is_installed", lambda name: name in reasons and name in own)
+        absent = "is not installed: pip install it"
+        monkeypatch.setattr(nvidia, "why_no_pycuda", lambda: reasons.get("pycuda", f"PyCUDA {absent}"))
+        monkeypatch.setattr(nvidia, "why_no_bindings", lambda: reasons.get("cuda.bindings", f"cuda-bindings {absent}"))
+
+    return install
+
+
+@pytest.fixture
+def no_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No NVRTC on this machine."""
+    monkeypatch.setattr(nvrtc, "libraries", list)
+
+
 def test_a_machine_without_a_gpu_is_fine(
-    asked: Callable[[Driver], tuple[Finding, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    asked: Callable[[Driver], tuple[Finding, ...]],
+    installed: Callable[[dict[str, str]], None],
+    no_nvrtc: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(nvidia, "why_no_pycuda", lambda: "PyCUDA is not installed: pip install 'optgen[cuda]'")
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pycuda" else real(name))
+    installed({})
     no_nvcc(monkeypatch, tmp_path)
     findings = asked(Driver(False, "libcuda.so.1: cannot open shared object file"))
     assert is_usable(findings)
-    for name in ("NVIDIA driver", "PyCUDA", "nvcc"):
+    for name in ("NVIDIA driver", "PyCUDA", "cuda-bindings", "nvcc", "NVRTC"):
         assert named(findings, name).status == "missing"
         assert named(findings, name).advice.startswith("nothing to do on a machine without an NVIDIA GPU; with one: ")
-    assert named(findings, "PyCUDA").advice.endswith("pip install 'optgen[cuda]'")
+    assert named(findings, "PyCUDA").advice.endswith("pip install pycuda")
+    assert named(findings, "cuda-bindings").advice.endswith("pip install cuda-bindings")
     assert "pip install nvidia-cuda-nvcc" in named(findings, "nvcc").advice
     assert "absent-nvcc: not found" in named(findings, "nvcc").found
+    assert named(findings, "NVRTC").advice.endswith("pip install nvidia-cuda-nvrtc")
 
 
 def test_gpus_are_named_and_counted(asked: Callable[[Driver], tuple[Finding, ...]]) -> None:
@@ -140,24 +167,72 @@ def test_an_nvcc_that_is_too_new_for_the_driver(
     monkeypatch.setenv("OPTGEN_NVCC", str(fake_nvcc(tmp_path / "nvcc", release=release)))
     finding = named(asked(Driver(True, "", driver, (Gpu("A GPU", "sm_80"),))), "nvcc")
     assert finding.status == status
-    assert finding.found == f"CUDA {release} at {tmp_path / 'nvcc'}, for sm_75, sm_80, sm_86, sm_87, sm_90"
+    assert finding.found == f"CUDA {release} at {tmp_path / 'nvcc'}, for sm_75, sm_80, sm_86, sm_87, sm_90; serves"
     assert ("update the driver" in finding.advice) == (status == "problem")
 
 
+WORKS = Driver(True, "", "12.0", (Gpu("A GPU", "sm_80"),))
+OLDER = "the NVIDIA driver is older. Update the driver"
+
+
 def test_pycuda_that_does_not_work_says_what_mends_it(
-    asked: Callable[[Driver], tuple[Finding, ...]], monkeypatch: pytest.MonkeyPatch
+    asked: Callable[[Driver], tuple[Finding, ...]], installed: Callable[[dict[str, str]], None]
 ) -> None:
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: real("sys") if name == "pycuda" else real(name))
-    monkeypatch.setattr(importlib.metadata, "version", lambda _: "2026.1")
-    monkeypatch.setattr(nvidia, "why_no_pycuda", lambda: "the NVIDIA driver is older. Update the driver")
-    works = Driver(True, "", "12.0", (Gpu("A GPU", "sm_80"),))
-    assert named(asked(works), "PyCUDA") == Finding(
+    installed({"pycuda": OLDER})
+    assert named(asked(WORKS), "PyCUDA") == Finding(
         "PyCUDA", "problem", "2026.1: the NVIDIA driver is older", "Update the driver"
     )
     assert named(asked(Driver(False, "none")), "PyCUDA").status == "missing"
-    monkeypatch.setattr(nvidia, "why_no_pycuda", lambda: "")
-    assert named(asked(works), "PyCUDA") == Finding("PyCUDA", "ok", "2026.1")
+
+
+def test_what_calls_the_driver_and_why(
+    asked: Callable[[Driver], tuple[Finding, ...]],
+    installed: Callable[[dict[str, str]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "_LOOKS", {"PyCUDA": doctor._driver_calls})
+
+    def told() -> list[tuple[str, str, str]]:
+        return [(finding.status, finding.found, finding.advice) for finding in asked(WORKS)]
+
+    first, second = "2026.1, serves: the first that works", "2026.1, is not used: pycuda comes first"
+    installed({"pycuda": "", "cuda.bindings": ""})
+    assert told() == [("ok", first, ""), ("ok", second, "")]
+    monkeypatch.setenv("OPTGEN_CUDA_DRIVER", "cuda-bindings")
+    asked_for = "2026.1, serves: OPTGEN_CUDA_DRIVER asks for it"
+    assert told() == [("ok", "2026.1, is not used: cuda-bindings comes first", ""), ("ok", asked_for, "")]
+    monkeypatch.delenv("OPTGEN_CUDA_DRIVER")
+    installed({"cuda.bindings": ""})
+    assert told() == [("missing", "not installed", "nothing to do: cuda-bindings serves"), ("ok", first, "")]
+    installed({"pycuda": OLDER, "cuda.bindings": ""})
+    nothing = "nothing to do: cuda-bindings serves"
+    assert told() == [("missing", "2026.1: the NVIDIA driver is older", nothing), ("ok", first, "")]
+    installed({"pycuda": ""})
+    assert told() == [("ok", first, ""), ("missing", "not installed", "nothing to do: pycuda serves")]
+
+
+def test_what_compiles_for_gpus_and_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    library = Nvcc("python", "NVRTC\nrelease 13.2\nBuild 1", ("sm_90",), ("-I", "run_nvrtc.py", "/x/libnvrtc.so.13"))
+    monkeypatch.setattr(nvrtc, "nvrtc_candidates", lambda: iter([Candidate("/x", "NVRTC", library)]))
+    monkeypatch.setattr(doctor, "ask_driver", lambda: Driver(True, "", "13.0"))
+    monkeypatch.setenv("OPTGEN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(nvcc, "_wanted", lambda: iter([(str(tmp_path / "nvcc"), "PATH")]))
+    monkeypatch.delenv("OPTGEN_NVCC", raising=False)
+
+    def told() -> list[tuple[str, str, str]]:
+        nvcc._examine.cache_clear()
+        return [(finding.status, finding.found, finding.advice) for finding in doctor._cuda_compilers()]
+
+    own = "CUDA 13.2 at /x/libnvrtc.so.13, for sm_90"
+    nothing = "nothing to do: NVRTC serves"
+    assert told() == [("missing", f"{tmp_path / 'nvcc'}: not found", nothing), ("ok", f"{own}; serves", "")]
+    fake_nvcc(tmp_path / "nvcc", archs="sm_90")
+    real = f"CUDA 13.0 at {tmp_path / 'nvcc'}, for sm_90"
+    assert told() == [("ok", f"{real}; serves", ""), ("ok", f"{own}; is not used: nvcc comes first", "")]
+    monkeypatch.setenv("OPTGEN_NVCC", "nvrtc")
+    assert told() == [("missing", "not looked for: OPTGEN_NVCC asks for NVRTC", ""), ("ok", f"{own}; serves", "")]
+    monkeypatch.setenv("OPTGEN_NVCC", "/nowhere/nvcc")
+    assert told()[1] == ("ok", f"{own}; is not used: OPTGEN_NVCC names another", "")
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import standin
 import torch
 from support.codec_kernels import OF_STATES, RUNS, Guarded, Job, Kernels, floats, load, on_device, same_bits
 from torch import Tensor
 
 from optgen.codecs import BLOCK_SIZES, CODECS, WHOLE_TENSOR, Codec
 from optgen.runtime.states.torch_codecs import decode, encode
-
-pytest.importorskip("pycuda", reason="PyCUDA is not installed")
-
-import standin
 
 BOOKS = ("int8", "int4", "fp8", "companded8")
 BLOCKS = (*BLOCK_SIZES, WHOLE_TENSOR)

@@ -18,6 +18,8 @@ import standin
 from standin.texts import cubin
 from support.codec_kernels import INCLUDE, on_device
 
+from optgen.runtime.cuda.driver import load_driver
+
 KERNELS = """
 #include <optgen/cuda.h>
 using namespace optgen;
@@ -67,10 +69,8 @@ LEAST = {True: 2.0**-12, False: 2.0**-20}  # magnitudes below have the code of 0
 
 @pytest.fixture
 def module(driver: standin.Driver, tmp_path: Path) -> Iterator[object]:
-    import pycuda.driver
-
     with on_device():
-        yield pycuda.driver.module_from_buffer(cubin(tmp_path, KERNELS, f"-I{INCLUDE}"))
+        yield load_driver().module_from_buffer(cubin(tmp_path, KERNELS, f"-I{INCLUDE}"))
 
 
 def wrong(module: object, first: np.ndarray, count: np.ndarray, signed: bool) -> int:

@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-
-pytest.importorskip("pycuda", reason="PyCUDA is not installed")
-
 from optgen_optim import LAMB, AdamW
 from support.gpu import StandinDevice, install_standin
 

@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-
-pytest.importorskip("pycuda", reason="PyCUDA is not installed")
-
 import standin
+import torch
 from optgen_optim import AdamW8bit
 from support.headers import copy_headers
 
@@ -36,8 +33,8 @@ def make(**settings: Any) -> tuple[torch.Tensor, AdamW8bit]:
 
 
 def test_without_pycuda_the_torch_target_serves_and_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_factory, "why_no_pycuda", lambda: "PyCUDA is not installed: pip install 'optgen[cuda]'")
-    with pytest.warns(RuntimeWarning, match=r"pip install 'optgen\[cuda\]'; so the torch target serves"):
+    monkeypatch.setattr(cuda_factory, "why_no_driver", lambda: "PyCUDA is not installed: pip install pycuda")
+    with pytest.warns(RuntimeWarning, match=r"pip install pycuda; so the torch target serves"):
         assert choose_target("AdamW", GPU, None) == "torch"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -47,12 +44,12 @@ def test_without_pycuda_the_torch_target_serves_and_it_is_said_once(monkeypatch:
 
 
 def test_without_nvcc_the_first_step_says_what_mends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_factory, "find_nvcc", lambda: None)
+    monkeypatch.setattr(cuda_factory, "find_cuda_compiler", lambda: None)
     monkeypatch.setenv("OPTGEN_NVCC", "/nowhere/nvcc")
     monkeypatch.setenv("OPTGEN_CACHE_DIR", str(tmp_path / "cache"))  # no kernel of an earlier test
     param, opt = make(target="cuda")
     before = param.detach().clone()
-    with pytest.raises(CompileError, match=r"(?s)there is no nvcc to build it.*pip install nvidia-cuda-nvcc"):
+    with pytest.raises(CompileError, match=r"(?s)there is no nvcc or NVRTC to build it.*pip install nvidia-cuda-nvrtc"):
         opt.step()
     assert torch.equal(param, before)
     assert not opt.state

@@ -8,16 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import standin
 import torch
 from runtime.training import same, snapshot
 from support.catalogue import optimizer_class, rows, rules
 from support.cuda_training import CASES, SHAPES, draw, new, train
-from support.targets import require_standin
-
-pytest.importorskip("pycuda", reason="PyCUDA is not installed")
-
-import standin
 from support.gpu import StandinDevice
+from support.targets import require_standin
 
 from optgen.runtime import torch_math
 from optgen.runtime.cuda import cuda_device, graph_capture

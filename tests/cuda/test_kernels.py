@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import standin
 import torch
 from runtime.training import same, snapshot
 from support.cuda_training import ADAFACTOR, CASES, SHAPES, cls, draw, new, train
+from support.gpu import StandinDevice
 from support.headers import copy_headers
 from support.targets import require_standin
-
-pytest.importorskip("pycuda", reason="PyCUDA is not installed")
-
-import standin
-from support.gpu import StandinDevice
 
 from optgen.runtime.cuda import cuda_device
 from optgen.runtime.engines import cuda_engine

@@ -1,5 +1,7 @@
 """The real nvcc compiles every kernel for the architectures from Turing to Blackwell: no warning, no spilled register.
 
+So does NVRTC, of which a part of them is asked.
+
 ptxas says of every kernel how many registers it takes and how many bytes of local memory: a stack frame or a spill
 would put traffic on the memory that a step is bound by.
 """
@@ -22,6 +24,8 @@ import optgen
 from optgen.codecs import parameter_codec
 from optgen.runtime.building.entries import CompileError, words
 from optgen.runtime.building.nvcc import FLAGS, Nvcc, escaped, find_nvcc, why_no_nvcc
+from optgen.runtime.building.nvrtc import nvrtc_candidates
+from optgen.runtime.building.programs import first_found, why_none
 from optgen.runtime.core.bucket import Bucket
 from optgen.runtime.engines.kernel_engine import defines
 from optgen.runtime.precompile import STARTS, Specialization, specializations
@@ -169,6 +173,20 @@ def check(nvcc: Nvcc, source: Path, macros: Mapping[str, str], folder: Path, arc
     output = folder / "kernel.fatbin"
     command = [*nvcc.command, *flags, *escaped(words(macros)), str(source), "--fatbin", "-o", str(output)]
     said = ask(command, source, output)
+    judge(said, source, macros, archs)
+
+
+def check_nvrtc(nvrtc: Nvcc, source: Path, macros: Mapping[str, str], folder: Path, arch: str) -> None:
+    """The same by NVRTC, for one architecture."""
+    output = folder / "kernel.cubin"
+    flags = [*FLAGS, "-Xptxas", "-v", f"-arch=sm_{arch}"]
+    said = ask([*nvrtc.command, *flags, *words(macros), str(source), "-o", str(output)], source, output)
+    assert output.read_bytes().startswith(b"\x7fELF")
+    judge(said, source, macros, (arch,))
+
+
+def judge(said: str, source: Path, macros: Mapping[str, str], archs: tuple[str, ...]) -> None:
+    """Fail for a warning, a kernel that is missing, local memory, or more registers than there are."""
     wrong = [line for line in said.splitlines() if re.search(r"(?i)error|warning", line)]
     assert wrong == [], f"{source.name} with {dict(macros)}"
     passes = re.findall(r"OPTGEN_KERNELS\(\w+, (\w+), \d+\)", source.read_text(encoding="utf-8"))
@@ -211,6 +229,29 @@ def ahead(dtypes: tuple[torch.dtype, ...]) -> list[Any]:
 @pytest.mark.parametrize(("item", "archs"), ahead((FP32,)))
 def test_kernels_of_the_stock_package(item: Specialization, archs: tuple[str, ...], nvcc: Nvcc, tmp_path: Path) -> None:
     check(nvcc, item.rule.cuda_source, item.defines, tmp_path, archs)
+
+
+@pytest.fixture(scope="module")
+def nvrtc() -> Nvcc:
+    found = first_found(nvrtc_candidates())
+    if found is None:
+        pytest.skip(f"no NVRTC: {why_none(nvrtc_candidates())}")
+    return found
+
+
+def by_nvrtc() -> list[Any]:
+    """A kernel of each rule: every fourth, for one architecture, is enough for every commit."""
+    last = {item.rule.name: item for item in stock((FP32,))}
+    return [
+        pytest.param(item, ARCHS[turn % len(ARCHS)], id=rule, marks=() if turn % 4 == 1 else pytest.mark.full)
+        for turn, (rule, item) in enumerate(sorted(last.items()))
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("item", "arch"), by_nvrtc())
+def test_kernels_of_the_stock_package_by_nvrtc(item: Specialization, arch: str, nvrtc: Nvcc, tmp_path: Path) -> None:
+    check_nvrtc(nvrtc, item.rule.cuda_source, item.defines, tmp_path, arch)
 
 
 @pytest.mark.full
@@ -280,6 +321,16 @@ def test_kernels_with_options(case: Case, archs: tuple[str, ...], nvcc: Nvcc, tm
     source, macros = kernel(made.rule, settings, (64, 64), case.dtype, case.grad_dtype or case.dtype)
     assert macros["OPTGEN_GRAD_SCALE_GIVEN"] == str(int(case.inputs is not None))
     check(nvcc, source, macros, tmp_path, archs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [pytest.param(case, id=str(case)) for case in CASES[1:2]])
+def test_kernels_with_options_by_nvrtc(case: Case, nvrtc: Nvcc, tmp_path: Path) -> None:
+    made = optgen_optim.CLASSES[case.name]([torch.zeros(1, dtype=case.dtype, requires_grad=True)], **case.settings)
+    settings = {**made.defaults, **(case.inputs or {})}
+    source, macros = kernel(made.rule, settings, (64, 64), case.dtype, case.grad_dtype or case.dtype)
+    for arch in ARCHS:
+        check_nvrtc(nvrtc, source, macros, tmp_path, arch)
 
 
 @pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])

@@ -13,9 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-
-pytest.importorskip("pycuda", reason="PyCUDA is not installed")
-
 from optgen_optim import AdamW, AdamW8bit, PagedAdamW, PagedAdamW8bit
 from runtime.training import same, snapshot, train
 from support.catalogue import optimizer_class, rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,12 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-
-pytest.importorskip("pycuda", reason="PyCUDA is not installed")
-
-import copy
-import gc
-
 from optgen_optim import LAMB, AdamW, AdamW8bit, PagedAdamW, PagedAdamW8bit
 from runtime.training import same, snapshot, train
 from support.paged import (

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import standin
 import torch
 from support.codec_kernels import OF_PARAMETERS, RUNS, Guarded, Job, Kernels, floats, load, on_device, same_bits
 from torch import Tensor
@@ -14,10 +15,6 @@ from torch import Tensor
 from optgen.codecs import PARAMETER_CODECS
 from optgen.runtime.states.philox import Draw, philox
 from optgen.runtime.states.torch_rounding import decode_parameter, encode_parameter
-
-pytest.importorskip("pycuda", reason="PyCUDA is not installed")
-
-import standin
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 PAIRS = [(codec, dtype) for codec in PARAMETER_CODECS.values() for dtype in codec.dtypes]

@@ -38,9 +38,9 @@ def judge(came: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_what_is_missing_is_a_skip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels of the cuda target without PyCUDA: their tests say so, and have not passed."""
+    """Kernels of the cuda target without what calls a driver: their tests say so, and have not passed."""
     (tmp_path / "sitecustomize.py").write_text(
-        'import sys\nsys.modules["pycuda"] = None  # as if it were not installed\n'
+        'import sys\nsys.modules["pycuda"] = sys.modules["cuda"] = None  # as if they were not installed\n'
     )
     monkeypatch.syspath_prepend(tmp_path)
     keys = list(every(["distributed.scenarios.cuda"]))
@@ -48,7 +48,7 @@ def test_what_is_missing_is_a_skip(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     processes = Processes(tmp_path / "processes")
     processes.begin(keys)
     for key in keys:
-        with pytest.raises(pytest.skip.Exception, match="PyCUDA is not installed"):
+        with pytest.raises(pytest.skip.Exception, match="neither PyCUDA nor cuda-bindings is installed"):
             judge(processes.came(key))
 
 

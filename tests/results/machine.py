@@ -17,7 +17,6 @@ cannot be compared.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import math
 from collections.abc import Callable, Iterable, Iterator
 
@@ -26,6 +25,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optgen.runtime.building.compilers import find_compiler
+from optgen.runtime.building.nvidia import is_installed
 from results.values import numbers
 
 LIBRARY, COMPILER, STANDIN = "libm", "-O", "stand-in"
@@ -56,7 +56,7 @@ def probes() -> dict[str, str]:
     found = {name: _hash(_bytes(probe)) for name, probe in PROBES.items()}
     compiler = find_compiler()
     levels = [] if compiler is None else [flag for flag in compiler.flags if flag.startswith("-O")]
-    standin = importlib.util.find_spec("pycuda") is not None and bool(why_no_gpu())
+    standin = (is_installed("pycuda") or is_installed("cuda.bindings")) and bool(why_no_gpu())
     return {**found, LIBRARY: _hash(_library()), COMPILER: "".join(levels[-1:]), STANDIN: "there" if standin else ""}
 
 

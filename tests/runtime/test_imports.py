@@ -13,8 +13,10 @@ import pytest
 from support.machine import require_compiler
 
 ROOT = Path(__file__).parents[2]
-CUDA = ("cuda.cuda_device", "cuda.paging", "engines.cuda_engine", "engines.cuda_factory", "engines.cuda_paging")
-CUDA_ONLY = [f"optgen.runtime.{name}" for name in (*CUDA, "building.nvcc", "building.nvidia", "building.cubins")]
+CUDA = ("cuda.cuda_device", "cuda.driver", "cuda.paging")
+ENGINE = ("engines.cuda_engine", "engines.cuda_factory", "engines.cuda_paging")
+BUILDING = ("building.nvcc", "building.nvrtc", "building.nvidia", "building.cubins")
+CUDA_ONLY = [f"optgen.runtime.{name}" for name in (*CUDA, *ENGINE, *BUILDING)]
 STEP = """
 import torch
 p = torch.nn.Parameter(torch.ones(8))

@@ -19,7 +19,7 @@ zero at first is taken for one.
 Accesses outside of memory are found where AddressSanitizer is built in: `sanitized_run`.
 """
 
-from standin.build import BuildError, cuda_header, library, nvcc
+from standin.build import BuildError, cuda_header, library, nvcc, nvrtc
 from standin.control import (
     Advice,
     Allocation,
@@ -52,6 +52,7 @@ __all__ = [
     "library",
     "load",
     "nvcc",
+    "nvrtc",
     "sanitized_run",
     "shuffled",
 ]

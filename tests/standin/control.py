@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from standin.build import library, nvcc
+from standin.build import library, nvcc, nvrtc
 
 SIZE_MAX = ctypes.c_size_t(-1).value
 KINDS = ("device", "managed", "host")
@@ -301,7 +302,8 @@ _driver_lock = threading.Lock()
 def load() -> Driver:
     """Load the stand-in as this process's CUDA driver, and make its nvcc optgen's (OPTGEN_NVCC).
 
-    Further calls return the same object. Under `sanitized_run` the driver with AddressSanitizer is loaded.
+    Further calls return the same object. STANDIN_COMPILER=nvrtc takes
+    the stand-in for NVRTC. Under `sanitized_run` the driver with AddressSanitizer is loaded.
 
     Raises RuntimeError if another driver is loaded, BuildError if the stand-in cannot be built.
     """
@@ -314,8 +316,22 @@ def load() -> Driver:
             _driver = Driver(library(sanitize=sanitize, portable=portable), nvcc(sanitize=sanitize))
             if sanitize:
                 os.environ.pop("LD_PRELOAD", None)  # not for compilers
-        os.environ["OPTGEN_NVCC"] = str(_driver.nvcc)
+        os.environ["OPTGEN_NVCC"] = compiler()
         return _driver
+
+
+def compiler() -> str:
+    """The stand-in for nvcc, or for NVRTC where STANDIN_COMPILER asks for it, as OPTGEN_NVCC names it."""
+    if os.environ.get("STANDIN_COMPILER") == "nvrtc":
+        return nvrtc_command(nvrtc())
+    return str(nvcc(sanitize=os.environ.get("STANDIN_SANITIZE") == "1"))
+
+
+def nvrtc_command(nvrtc: Path) -> str:
+    """The command line of a library of NVRTC."""
+    from optgen.runtime.building.nvrtc import command
+
+    return shlex.join(command(nvrtc))
 
 
 def _refuse_other_drivers() -> None:

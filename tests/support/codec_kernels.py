@@ -17,6 +17,9 @@ import torch
 from standin.texts import cubin
 from torch import Tensor
 
+from optgen.runtime.cuda.driver import load_driver
+from support.gpu import forget_driver
+
 INCLUDE = Path(__file__).parents[2] / "templates" / "include"
 RUNS = (4, 8)
 TEXT = """
@@ -120,24 +123,22 @@ class Kernels:
 @contextmanager
 def on_device() -> Iterator[None]:
     """The stand-in's context, current meanwhile."""
-    import pycuda.driver
-
-    pycuda.driver.init()
-    context = pycuda.driver.Device(0).retain_primary_context()
+    forget_driver()
+    driver = load_driver()
+    driver.init()
+    context = driver.Device(0).retain_primary_context()
     context.push()
     try:
         yield
     finally:
-        pycuda.driver.Context.pop()
+        driver.Context.pop()
 
 
 def load(folder: Path, text: str, names: dict[str, str]) -> Kernels:
     """Kernels of codecs, by a name each."""
-    import pycuda.driver
-
     lines = [f"KERNELS({name}, {run}, {codec})" for name, codec in names.items() for run in RUNS]
     image = cubin(folder, text + "\n".join(lines) + "\n", f"-I{INCLUDE}")
-    return Kernels(pycuda.driver.module_from_buffer(image))
+    return Kernels(load_driver().module_from_buffer(image))
 
 
 class Guarded:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optgen.runtime.building import nvidia
 from optgen.runtime.cuda import cuda_device
 from optgen.runtime.cuda.cuda_device import CudaDevice
 
@@ -18,7 +19,7 @@ class StandinDevice(CudaDevice):
     """A GPU of the stand-in driver, which serves CPU tensors.
 
     Attributes:
-        current: Stand-in for torch's current stream: None, or one of PyCUDA's.
+        current: Stand-in for torch's current stream: None, or one of the driver's.
         capturing: Whether it records.
     """
 
@@ -32,7 +33,7 @@ class StandinDevice(CudaDevice):
 
     @functools.cached_property
     def own(self) -> Any:
-        """A stream of PyCUDA's, as there is one beside torch's default stream."""
+        """A stream of our own, as there is one beside torch's default stream."""
         with self.entered():
             return self.driver.Stream(1)
 
@@ -52,6 +53,12 @@ class StandinDevice(CudaDevice):
         return torch.from_numpy(array)
 
 
+def forget_driver() -> None:
+    """Forget what was found out before there was a driver."""
+    nvidia.why_no_pycuda.cache_clear()
+    nvidia.why_no_bindings.cache_clear()
+
+
 @functools.cache
 def _standin_device() -> StandinDevice:
     return StandinDevice(0)
@@ -62,6 +69,7 @@ def install_standin() -> StandinDevice:
     import standin
 
     standin.load()
+    forget_driver()
     device = torch.device("cpu")
     if not cuda_device.serves(device):
         cuda_device.register(device, _standin_device())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from support.machine import require_compiler, why_no_gpu
+from support.machine import require_compiler, skip_without_driver, why_no_gpu
 
 if TYPE_CHECKING:
     from support.gpu import StandinDevice
@@ -19,17 +19,16 @@ GPU = "gpu"  # the cuda target on a real device, where tests call the one on the
 
 def require_standin() -> StandinDevice:
     """Let the stand-in, as it is at first, serve CPU tensors with target="cuda" until the test ends; or skip it."""
-    pytest.importorskip("pycuda", reason="PyCUDA is not installed, which the stand-in for the CUDA driver needs")
+    skip_without_driver()
     import standin
 
-    from optgen.runtime.building import nvidia
-    from support.gpu import install_standin
+    from support.gpu import forget_driver, install_standin
 
     require_compiler()
     if not why_no_gpu():
         pytest.skip("the stand-in cannot be loaded beside a real driver: `pytest -m gpu` runs this on the GPU")
     device = install_standin()
-    nvidia.why_no_pycuda.cache_clear()  # what was found out before there was a driver
+    forget_driver()
     standin.load().reset()
     return device
 

@@ -1,4 +1,4 @@
-"""CUDA C++ source in, machine code of a GPU out: from the package, from the compile cache, or by nvcc.
+"""CUDA C++ source in, machine code of a GPU out: from the package, from the compile cache, or by a compiler.
 
 A cubin is named `<source>-<architecture>-<source and headers>-<defines>.cubin` in the folder `cubins` beside its source
 (`optgen build --arch` puts it there); this name is the same whatever nvcc made it, so that no nvcc is needed to find
@@ -24,7 +24,8 @@ from optgen.runtime.building.entries import (
     without_footer,
     words,
 )
-from optgen.runtime.building.nvcc import FLAGS, INSTALL, Nvcc, compile_cubin, escaped, why_no_nvcc
+from optgen.runtime.building.nvcc import FLAGS, Nvcc, compile_cubin, escaped
+from optgen.runtime.building.nvrtc import INSTALL, why_no_cuda_compiler
 from optgen.runtime.building.private_dir import cache_dir, publish, read_own
 from optgen.runtime.building.programs import FORMAT_VERSION
 
@@ -33,7 +34,7 @@ HASH_LENGTH = 16
 ELF = b"\x7fELF"
 ADVICE = (
     'To go on without compiled kernels, pass target="torch" to the optimizer; '
-    "to use another nvcc, set OPTGEN_NVCC; `optgen doctor` shows what was found."
+    "to use another compiler, set OPTGEN_NVCC; `optgen doctor` shows what was found."
 )
 
 _cubins = Loader[bytes]()
@@ -72,7 +73,7 @@ def cubin(source: Path, defines: Mapping[str, str], arch: str, nvcc: Nvcc | None
     Args:
         source: A .cu file; a header beside it that it includes is a part of the content that the name is made of.
         arch: "sm_90" for compute capability 9.0.
-        nvcc: Compiler that builds it; None where there is none.
+        nvcc: Compiler that builds it, nvcc or NVRTC; None where there is none.
         told: Said to the user while it is built for longer than a moment; "" for nothing.
 
     Raises:
@@ -117,13 +118,13 @@ def build_cubin(source: Path, defines: Mapping[str, str], arch: str, nvcc: Nvcc,
     return _cubins.get(
         Kernel(
             source=source,
-            compiler=nvcc.path,
+            compiler=nvcc.file,
             key=key,
             name=lambda key: f"{source.stem}-{arch}-{key}.cubin",
             build=lambda output, folder: compile_cubin(nvcc, arch, [*arguments, "-o", str(output)], folder),
             load=load,
             advice=ADVICE,
-            unloadable=lambda _: f"Is {nvcc.path} an nvcc?",
+            unloadable=lambda _: f"Is {nvcc.file} a compiler of CUDA?",
             told=told,
         )
     )
@@ -221,14 +222,14 @@ def _read(path: Path) -> bytes | None:
 
 def _missing_message(source: Path, arch: str, nvcc: Nvcc | None) -> str:
     """Message about a cubin that is not stored and cannot be built: what is missing, and what mends it."""
-    ahead = f"`optgen build --arch {arch}` where there is one puts it into the package, which then needs no nvcc here."
+    ahead = f"`optgen build --arch {arch}` where there is one puts it into the package, which then needs none here."
     if nvcc is None:
-        looked = why_no_nvcc()
-        reason = f"there is no nvcc to build it ({looked})" if looked else "no nvcc was given to build it"
+        looked = why_no_cuda_compiler()
+        reason = f"there is no nvcc or NVRTC to build it ({looked})" if looked else "no compiler was given to build it"
         return f"no kernel of {source} for {arch} is stored, and {reason}\nInstall one: {INSTALL}. Or {ahead}\n{ADVICE}"
     return (
-        f"no kernel of {source} for {arch} is stored, and {nvcc.path} of CUDA {nvcc.release} cannot build it: "
+        f"no kernel of {source} for {arch} is stored, and {nvcc.file} of CUDA {nvcc.release} cannot build it: "
         f"it builds for {', '.join(nvcc.archs)}\n"
-        f"Install a release of CUDA that knows {arch} ({INSTALL} brings the newest) and point OPTGEN_NVCC at its nvcc. "
+        f"Install a release of CUDA that knows {arch} ({INSTALL} brings the newest, OPTGEN_NVCC=nvrtc takes it). "
         f"Or {ahead}\n{ADVICE}"
     )

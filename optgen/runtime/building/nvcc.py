@@ -1,4 +1,7 @@
-"""Finding an nvcc that can build cubins here, and remembering on disk what was found out about it."""
+"""Finding an nvcc that can build cubins here, and remembering on disk what was found out about it.
+
+NVRTC (nvrtc.py) is one more, with the same command line.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ FLAGS = (
 )
 
 PROBE = """\
-#include <cstdint>
+#include <stdint.h>
 #include <type_traits>
 template <class T> __device__ T twice(T value) {
     if constexpr (std::is_same_v<T, float>) return value * 2.0f;
@@ -73,7 +76,7 @@ def escaped(words: Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Nvcc:
-    """An nvcc that builds C++17 for GPUs here.
+    """An nvcc, or what has its command line, that builds C++17 for GPUs here.
 
     Attributes:
         path: The program as found.
@@ -95,6 +98,16 @@ class Nvcc:
     def command(self) -> tuple[str, ...]:
         """The words that a command line begins with."""
         return (self.path, *self.arguments)
+
+    @property
+    def file(self) -> str:
+        """The program, or the library that it runs, for messages."""
+        return self.arguments[-1] if self.is_library else self.path
+
+    @property
+    def is_library(self) -> bool:
+        """True for NVRTC (nvrtc.py)."""
+        return self.version.startswith("NVRTC")
 
     @property
     def release(self) -> str:
@@ -165,13 +178,13 @@ def _packages() -> list[Path]:
 
     CUDA 13 and later share one folder a major version (`nvidia/cu13`); of CUDA 12 every package has its own.
     """
-    roots = _nvidia_folders()
+    roots = nvidia_folders()
     shared = [path for root in roots for path in root.glob("cu[0-9]*/bin/nvcc")]
     shared.sort(key=lambda path: int(re.sub(r"\D", "", path.parent.parent.name)), reverse=True)
     return [*shared, *(root / "cuda_nvcc/bin/nvcc" for root in roots if (root / "cuda_nvcc").is_dir())]
 
 
-def _nvidia_folders() -> list[Path]:
+def nvidia_folders() -> list[Path]:
     """The folders that make up the namespace package `nvidia`."""
     spec = None
     with suppress(ImportError, ValueError):
@@ -188,8 +201,11 @@ def _examine(name: str, origin: str, search_path: str, variables: tuple[str, ...
     if command is None:
         return Candidate(name, origin, None, _reason_absent(Path(name), origin))
     # A host compiler that was updated or installed since may be taken, or refused, by the same nvcc.
-    facts = "\0".join((*variables, identity([*variables[-1:], "gcc", *_host_compilers()])))
-    found = examine("nvcc", command, facts, Path(directory), _read, lambda folder: _probe(command, variables, folder))
+    hosts = _host_compilers()
+    facts = "\0".join((*variables, identity([*variables[-1:], "gcc", *hosts])))
+    found = examine(
+        "nvcc", command, facts, Path(directory), read, lambda folder: probe(command, variables, hosts, folder)
+    )
     if not isinstance(found, str):
         return Candidate(name, origin, found)
     return Candidate(name, origin, None, _missing_companions(Path(command[0]), origin) or found)
@@ -212,7 +228,7 @@ def _missing_companions(path: Path, origin: str) -> str:
     return f"does not work without {' and '.join(missing)}; pip install {' '.join(missing)}" if missing else ""
 
 
-def _read(fields: Any) -> Nvcc:
+def read(fields: Any) -> Nvcc:
     """Read the record of an nvcc. Raises ValueError, KeyError or TypeError for what is no such record."""
     found = Nvcc(
         str(fields["path"]),
@@ -232,8 +248,14 @@ def _release(version: str) -> tuple[int, int] | None:
     return None if found is None else (int(found[1]), int(found[2]))
 
 
-def _probe(command: tuple[str, ...], variables: tuple[str, ...], temporary: Path) -> Nvcc | str:
-    """Try an nvcc out; return it, or the reason why it cannot serve."""
+def probe(
+    command: tuple[str, ...], variables: tuple[str, ...], hosts: Sequence[str] | None, temporary: Path
+) -> Nvcc | str:
+    """Try an nvcc out; return it, or the reason why it cannot serve.
+
+    Args:
+        hosts: C++ compilers that may stand beside it; None if it needs none.
+    """
     version = run((*command, "--version"), temporary, PROBE_TIMEOUT_SECONDS)
     if version.status != 0:
         return f"`--version` failed: {first_line(version.said)}".rstrip(": ")
@@ -246,18 +268,19 @@ def _probe(command: tuple[str, ...], variables: tuple[str, ...], temporary: Path
     archs = tuple(in_order(word for word in listed.said.split() if is_arch(word)))
     if listed.status != 0 or not archs:
         return f"`--list-gpu-code` failed: {first_line(listed.said)}".rstrip(": ")
-    flags = _working_flags(command, archs[-1], temporary)
+    flags = _working_flags(command, archs[-1], hosts, temporary)
     if isinstance(flags, str):
         return flags
     return Nvcc(command[0], version.said.strip(), archs, command[1:], flags, variables)
 
 
-def _working_flags(command: tuple[str, ...], arch: str, temporary: Path) -> tuple[str, ...] | str:
+def _working_flags(
+    command: tuple[str, ...], arch: str, hosts: Sequence[str] | None, temporary: Path
+) -> tuple[str, ...] | str:
     """Find the flags with which an nvcc builds; else say why it does not."""
     source, output = temporary / "probe.cu", temporary / "probe.cubin"
     source.write_text(PROBE, encoding="utf-8")
-    hosts = _host_compilers()
-    attempts: list[tuple[str, ...]] = [(), *(("-ccbin", host) for host in hosts)]
+    attempts: list[tuple[str, ...]] = [(), *(("-ccbin", host) for host in hosts or ())]
     message = ""
     while attempts:
         flags = attempts.pop(0)
@@ -272,7 +295,7 @@ def _working_flags(command: tuple[str, ...], arch: str, temporary: Path) -> tupl
         # Too new a host compiler is refused by its number alone; of its headers kernels need next to nothing.
         if "unsupported" in done.said and "-allow-unsupported-compiler" not in flags:
             attempts.append((*flags, "-allow-unsupported-compiler"))
-    if not hosts and shutil.which("gcc") is None and not os.environ.get("NVCC_CCBIN"):
+    if hosts is not None and not hosts and shutil.which("gcc") is None and not os.environ.get("NVCC_CCBIN"):
         return "needs a C++ compiler beside it, and there is no g++ or clang++; install one (apt install g++)"
     return f"does not build C++17 for {arch}: {first_line(message)}".rstrip(": ")
 

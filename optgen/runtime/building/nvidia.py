@@ -1,4 +1,4 @@
-"""Search for PyCUDA and NVIDIA's driver, without initialising CUDA in this process."""
+"""Search for NVIDIA's driver and what calls it, PyCUDA or cuda-bindings, without initialising CUDA in this process."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import functools
 import importlib
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 LIBRARY = "libcuda.so.1"
-INSTALL_PYCUDA = "pip install 'optgen[cuda]'"
+INSTALL_PYCUDA = "pip install pycuda"
+INSTALL_BINDINGS = "pip install cuda-bindings"
+PYCUDA, BINDINGS = "pycuda", "cuda-bindings"  # what OPTGEN_CUDA_DRIVER may be
 DRIVER_TIMEOUT_SECONDS = 30.0
 
 _ASK_DRIVER = Path(__file__).with_name("ask_driver.py")
@@ -27,12 +31,11 @@ def why_no_pycuda() -> str:
 
     It is imported where that has a chance, which does not initialise CUDA. Found out once a process.
     """
-    if importlib.util.find_spec("pycuda") is None:
+    if not is_installed("pycuda"):
         return f"PyCUDA is not installed: {INSTALL_PYCUDA}"
-    try:
-        ctypes.CDLL(LIBRARY)
-    except OSError as error:
-        return f"the NVIDIA driver is missing: {error}. Install it, or start the container with --gpus all"
+    missing = _why_no_library()
+    if missing:
+        return missing
     try:
         importlib.import_module("pycuda.driver")
     except Exception as error:
@@ -45,6 +48,70 @@ def why_no_pycuda() -> str:
             )
         return f"PyCUDA does not import: {type(error).__name__}: {error}. Reinstall it: {INSTALL_PYCUDA}"
     return ""
+
+
+@functools.lru_cache(maxsize=1)
+def why_no_bindings() -> str:
+    """Return in one line why cuda-bindings cannot be used and what mends it; "" if it can. Found out once a process."""
+    if not is_installed("cuda.bindings"):
+        return f"cuda-bindings is not installed: {INSTALL_BINDINGS}"
+    missing = _why_no_library()
+    if missing:
+        return missing
+    try:
+        importlib.import_module("cuda.bindings.driver")
+    except Exception as error:
+        return f"cuda-bindings does not import: {type(error).__name__}: {error}. Reinstall it: {INSTALL_BINDINGS}"
+    return ""
+
+
+def is_installed(module: str) -> bool:
+    """Check whether a module could be imported, if what it needs is there."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it would be in
+        return False
+
+
+def _why_no_library() -> str:
+    try:
+        ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        return f"the NVIDIA driver is missing: {error}. Install it, or start the container with --gpus all"
+    return ""
+
+
+def driver_reasons() -> Iterator[tuple[str, str]]:
+    """Yield what calls the driver, in order, and why each cannot serve, "" if it can; the first that can serves.
+
+    `$OPTGEN_CUDA_DRIVER` alone is tried where it is set; otherwise PyCUDA, then cuda-bindings.
+    """
+    known = {PYCUDA: why_no_pycuda, BINDINGS: why_no_bindings}
+    forced = os.environ.get("OPTGEN_CUDA_DRIVER")
+    if forced and forced not in known:
+        yield forced, f"OPTGEN_CUDA_DRIVER is {forced!r}; it can be {' or '.join(known)}"
+        return
+    for name, why in known.items():
+        if not forced or name == forced:
+            yield name, why()
+
+
+def find_driver() -> str | None:
+    """Return what calls the driver, PYCUDA or BINDINGS; None if neither can."""
+    return next((name for name, reason in driver_reasons() if not reason), None)
+
+
+def why_no_driver() -> str:
+    """Return in one line why the driver cannot be called and what mends it; "" if it can."""
+    reasons = []
+    for _, reason in driver_reasons():
+        if not reason:
+            return ""
+        reasons.append(reason)
+    there = [reason for reason in reasons if " is not installed: " not in reason]
+    if not there and len(reasons) > 1:
+        return f"neither PyCUDA nor cuda-bindings is installed: {INSTALL_BINDINGS}"
+    return "; ".join(dict.fromkeys(there or reasons))
 
 
 @dataclass(frozen=True)

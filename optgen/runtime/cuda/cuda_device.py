@@ -1,6 +1,6 @@
-"""A GPU as torch and PyCUDA share it: torch's primary context, its current stream, modules that stay loaded.
+"""A GPU as torch and kernels share it: torch's primary context, its current stream, modules that stay loaded.
 
-PyCUDA is imported when the first GPU is asked for, never before.
+PyCUDA, or cuda-bindings in its place, is imported when the first GPU is asked for, never before.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from optgen.runtime.building.nvidia import LIBRARY
 from optgen.runtime.core.call import FIELDS
+from optgen.runtime.cuda.driver import Driver, load_driver
 
 OLDEST = (7, 5)  # compute capability
 WARP = 32
@@ -35,11 +36,10 @@ class CudaDevice:
     """
 
     def __init__(self, index: int) -> None:
-        import pycuda.driver as driver
-
+        driver = load_driver()
         driver.init()
         self.index = index
-        self.driver: Any = driver
+        self.driver: Driver = driver
         self.device: Any = driver.Device(index)
         self.context: Any = self.device.retain_primary_context()
         self._modules: dict[bytes, Any] = {}
@@ -75,7 +75,7 @@ class CudaDevice:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """The device's context on top of PyCUDA's stack: a thread may have none yet."""
+        """The device's context on top of the thread's stack: it may have none yet."""
         self.context.push()
         try:
             yield
@@ -108,10 +108,10 @@ class CudaDevice:
     def stream(self, *, apart: bool = False) -> Iterator[Any]:
         """Give the stream on which kernels are launched so that they run in the order of torch's current stream.
 
-        That is the default stream itself; next to any other, PyCUDA's own stream, which waits for it and is waited for.
+        That is the default stream itself; next to any other, a stream of our own, which waits for it and is waited for.
 
         Args:
-            apart: Yield PyCUDA's own in any case: one that can wait for events.
+            apart: Yield our own in any case: one that can wait for events.
         """
         current = torch.cuda.current_stream(self.index)
         if current.cuda_stream == 0 and not apart:
@@ -127,7 +127,7 @@ class CudaDevice:
             current.wait_stream(ours)
 
     def _companion(self, handle: int) -> tuple[Any, Any]:
-        """The stream beside one of torch's, as PyCUDA and as torch see it.
+        """The stream beside one of torch's, as the driver and as torch see it.
 
         Each has its own, so that no other work is put on one while torch's is recording.
         """
@@ -231,7 +231,7 @@ def cuda_device(device: torch.device) -> CudaDevice:
     """The GPU of a torch device.
 
     Raises:
-        ImportError: without PyCUDA, or without the driver's library.
+        ImportError: without PyCUDA and cuda-bindings, or without the driver's library.
     """
     with _devices_lock:
         if device not in _devices:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from optgen.runtime.building.nvcc import find_nvcc
-from optgen.runtime.building.nvidia import why_no_pycuda
+from optgen.runtime.building.nvidia import why_no_driver
+from optgen.runtime.building.nvrtc import find_cuda_compiler
 from optgen.runtime.core.bucket import Bucket
 from optgen.runtime.cuda.cuda_device import OLDEST, cuda_device, serves
 from optgen.runtime.cuda.paging import Pager, pager_of
@@ -17,7 +17,7 @@ __all__ = ["make_cuda_engine", "pager_on", "serves", "why_no_cuda"]
 
 def why_no_cuda(device: torch.device) -> str:
     """Reason why kernels cannot run on a GPU, with what mends it; "" if they can."""
-    reason = why_no_pycuda()
+    reason = why_no_driver()
     if reason:
         return reason
     capability = cuda_device(device).capability
@@ -38,4 +38,4 @@ def make_cuda_engine(name: str, rule: Rule, bucket: Bucket) -> CudaEngine:
     Raises:
         CompileError: if its kernel cannot be built.
     """
-    return CudaEngine(name, rule, bucket, cuda_device(bucket.device), find_nvcc())
+    return CudaEngine(name, rule, bucket, cuda_device(bucket.device), find_cuda_compiler())

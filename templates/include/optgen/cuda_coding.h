@@ -18,7 +18,7 @@ template <class Book> struct Coding;
 template <class Book> struct Table;
 
 // Infinities and NaN, which get the code of zero, become zero.
-OPTGEN_FUNCTION float finite_or_zero(float x) { return fabsf(x) < HUGE_VALF ? x : 0.0f; }
+OPTGEN_FUNCTION float finite_or_zero(float x) { return fabsf(x) < OPTGEN_INFINITY ? x : 0.0f; }
 
 // The y of a finite x; a reciprocal rounded up can give a little more than 1.
 OPTGEN_FUNCTION float scaled_magnitude(float x, float reciprocal) {

@@ -10,7 +10,7 @@ namespace optgen {
 
 constexpr int MOST_WARPS = 1024 / WARP;  // of a block
 
-OPTGEN_FUNCTION bool is_finite(float x) { return fabsf(x) < HUGE_VALF; }
+OPTGEN_FUNCTION bool is_finite(float x) { return fabsf(x) < OPTGEN_INFINITY; }
 
 // The bits of NaN as a float32, whose upper half is NaN too.
 constexpr uint32_t NAN_BITS = 0x7fff0000u;

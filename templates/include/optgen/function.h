@@ -17,3 +17,10 @@
 #define OPTGEN_INLINE __attribute__((always_inline)) inline
 #endif
 #define OPTGEN_INLINED __attribute__((always_inline))
+
+// Of a table that is a static member; NVRTC takes none there.
+#if defined(__CUDACC_RTC__)
+#define OPTGEN_ALIGNED(bytes)
+#else
+#define OPTGEN_ALIGNED(bytes) alignas(bytes)
+#endif

@@ -2,6 +2,7 @@
 // neighbouring magnitudes, infinite from where there are none on.
 #pragma once
 
+#include <optgen/function.h>
 #include <optgen/libm.h>
 
 namespace optgen {
@@ -10,17 +11,17 @@ template <bool is_signed> struct Int4Tables;
 
 template <> struct Int4Tables<true> {
   static constexpr float none = OPTGEN_INFINITY;
-  alignas(64) static constexpr float book[16] = {
+  OPTGEN_ALIGNED(64) static constexpr float book[16] = {
       -0.887499988f,  -0.662500024f, -0.4375f,       -0.212499991f, -0.0775000006f, -0.0325000025f,
       -0.00549999997f, 0.0f,         0.00549999997f, 0.0325000025f, 0.0775000006f,  0.212499991f,
       0.4375f,        0.662500024f,  0.887499988f,   1.0f};
-  alignas(64) static constexpr float midpoints[16] = {
+  OPTGEN_ALIGNED(64) static constexpr float midpoints[16] = {
       0.00274999999f, 0.0190000013f, 0.0549999997f, 0.144999996f, 0.324999988f, 0.550000012f, 0.774999976f, 0.943750024f,
       none,           none,          none,          none,         none,         none,         none,         none};
 };
 
 template <> struct Int4Tables<false> {
-  alignas(64) static constexpr float book[16] = {0.0625f, 0.125f, 0.1875f, 0.25f, 0.3125f, 0.375f, 0.4375f, 0.5f,
+  OPTGEN_ALIGNED(64) static constexpr float book[16] = {0.0625f, 0.125f, 0.1875f, 0.25f, 0.3125f, 0.375f, 0.4375f, 0.5f,
                                                  0.5625f, 0.625f, 0.6875f, 0.75f, 0.8125f, 0.875f, 0.9375f, 1.0f};
 };
 

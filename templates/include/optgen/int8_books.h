@@ -22,6 +22,7 @@
 
 #include <stdint.h>
 
+#include "function.h"
 #include "libm.h"
 
 namespace optgen {
@@ -32,7 +33,7 @@ struct Int8Tables;
 template <>
 struct Int8Tables<true> {
   static constexpr int zero_code = 127;
-  alignas(64) static constexpr float book[256] = {
+  OPTGEN_ALIGNED(64) static constexpr float book[256] = {
     -0.992968738f, -0.978906274f, -0.96484375f, -0.950781226f, -0.936718762f, -0.922656238f,
     -0.908593774f, -0.89453125f, -0.880468726f, -0.866406262f, -0.852343738f, -0.838281274f,
     -0.82421875f, -0.810156226f, -0.796093762f, -0.782031238f, -0.767968774f, -0.75390625f,
@@ -77,7 +78,7 @@ struct Int8Tables<true> {
     0.880468726f, 0.89453125f, 0.908593774f, 0.922656238f, 0.936718762f, 0.950781226f,
     0.96484375f, 0.978906274f, 0.992968738f, 1.0f
   };
-  alignas(64) static constexpr float midpoints[128] = {
+  OPTGEN_ALIGNED(64) static constexpr float midpoints[128] = {
     2.75000019e-07f, 1.90000014e-06f, 5.50000004e-06f, 1.44999995e-05f, 3.25000001e-05f, 5.50000004e-05f,
     7.75000008e-05f, 0.000122500001f, 0.000212500017f, 0.00032500003f, 0.000437500014f, 0.000550000055f,
     0.000662500039f, 0.000775000022f, 0.000887500006f, 0.00111249997f, 0.00156249991f, 0.00212500012f,
@@ -110,7 +111,7 @@ struct Int8Tables<true> {
     56.413887f
   };
   static constexpr int shared_line = 5;
-  alignas(64) static constexpr float binade_slope[32] = {
+  OPTGEN_ALIGNED(64) static constexpr float binade_slope[32] = {
     1111111.12f, 1111111.12f, 1111111.12f, 1111111.12f, 1111111.12f, 1111111.12f,
     1111111.12f, 1111111.12f, 1111111.12f, 1111111.12f, 1111111.12f, 265400.844f,
     222222.219f, 222222.219f, 99683.5469f, 44444.4453f, 44444.4453f, 31587.5586f,
@@ -118,7 +119,7 @@ struct Int8Tables<true> {
     1777.77783f, 1095.11096f, 71.1111145f, 71.1111145f, 71.1111145f, 71.1111145f,
     71.1111145f, 71.1111145f
   };
-  alignas(64) static constexpr float binade_offset[32] = {
+  OPTGEN_ALIGNED(64) static constexpr float binade_offset[32] = {
     0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
     0.0f, 0.0f, 0.0f, 0.194444418f, 0.205271393f, 0.995738387f,
     1.36421716f, 1.27777779f, 2.05458856f, 2.98274732f, 3.05555558f, 3.84803057f,
@@ -126,23 +127,23 @@ struct Int8Tables<true> {
     13.7222223f, 16.3888912f, 45.1888885f, 56.288887f, 56.3888893f, 56.3888893f,
     56.5138855f, 56.3888855f
   };
-  alignas(64) static constexpr float level_edge[8] = {
+  OPTGEN_ALIGNED(64) static constexpr float level_edge[8] = {
     -1.0f, 1.90000014e-06f, 1.44999995e-05f, 0.000122500001f, 0.00111249997f, 0.0105625f,
     0.102812499f, 0.996484399f
   };
-  alignas(64) static constexpr float fixed_slope[8] = {
+  OPTGEN_ALIGNED(64) static constexpr float fixed_slope[8] = {
     1.6681889e+11f, 1.45635553e+10f, 2.91271117e+09f, 582542208.0f, 116508448.0f, 23301688.0f,
     4660338.0f, 16384.0f
   };
-  alignas(64) static constexpr float fixed_offset[8] = {
+  OPTGEN_ALIGNED(64) static constexpr float fixed_offset[8] = {
     19664.8008f, 116512.445f, 233020.891f, 466037.781f, 932071.562f, 1864139.12f,
     3728274.25f, 8404996.0f
   };
-  alignas(64) static constexpr float fixed_end[8] = {
+  OPTGEN_ALIGNED(64) static constexpr float fixed_end[8] = {
     98304.0f, 229376.0f, 491520.0f, 1015808.0f, 2064384.0f, 4161536.0f,
     8355840.0f, 8454144.0f
   };
-  alignas(64) static constexpr uint8_t magnitude_bytes[4][128] = {
+  OPTGEN_ALIGNED(64) static constexpr uint8_t magnitude_bytes[4][128] = {
    {
     0xb7, 0x94, 0xff, 0x06, 0x34, 0xb3, 0x4b, 0x0b, 0x05, 0x83, 0x01, 0xc1, 0x80, 0x3e, 0xff, 0x9d,
     0xfc, 0x2d, 0x5c, 0x8a, 0xdd, 0x74, 0x0d, 0xa4, 0x3b, 0xd3, 0x6a, 0x81, 0xcd, 0x18, 0x64, 0x48,
@@ -185,7 +186,7 @@ struct Int8Tables<true> {
 template <>
 struct Int8Tables<false> {
   static constexpr int zero_code = 0;
-  alignas(64) static constexpr float book[256] = {
+  OPTGEN_ALIGNED(64) static constexpr float book[256] = {
     0.0f, 3.2500003e-07f, 7.7499999e-07f, 2.12499981e-06f, 4.37499966e-06f, 6.62499997e-06f,
     8.87499937e-06f, 1.56249989e-05f, 2.68750009e-05f, 3.81249993e-05f, 4.93749976e-05f, 6.06250032e-05f,
     7.18750016e-05f, 8.31249927e-05f, 9.43749983e-05f, 0.000128125001f, 0.000184375007f, 0.000240625013f,
@@ -230,7 +231,7 @@ struct Int8Tables<false> {
     0.940234423f, 0.947265625f, 0.954296827f, 0.961328149f, 0.968359351f, 0.975390673f,
     0.982421875f, 0.989453077f, 0.996484399f, 1.0f
   };
-  alignas(64) static constexpr float midpoints[256] = {
+  OPTGEN_ALIGNED(64) static constexpr float midpoints[256] = {
     1.62500015e-07f, 5.49999982e-07f, 1.4499999e-06f, 3.24999974e-06f, 5.50000004e-06f, 7.7499999e-06f,
     1.22499987e-05f, 2.12499999e-05f, 3.25000001e-05f, 4.37499984e-05f, 5.50000004e-05f, 6.62500024e-05f,
     7.74999935e-05f, 8.87499918e-05f, 0.000111250003f, 0.000156249997f, 0.000212500017f, 0.000268750009f,
@@ -284,7 +285,7 @@ struct Int8Tables<false> {
     112.30278f
   };
   static constexpr int shared_line = 5;
-  alignas(64) static constexpr float binade_slope[32] = {
+  OPTGEN_ALIGNED(64) static constexpr float binade_slope[32] = {
     2222222.25f, 2222222.25f, 2222222.25f, 2222222.25f, 2222222.25f, 2222222.25f,
     2222222.25f, 2222222.25f, 2222222.25f, 2222222.25f, 2222222.25f, 530801.625f,
     444444.438f, 444444.438f, 199367.156f, 88888.8906f, 88888.8906f, 63175.1016f,
@@ -292,7 +293,7 @@ struct Int8Tables<false> {
     3555.55566f, 2190.22217f, 142.222229f, 142.222229f, 142.222229f, 142.222229f,
     142.222229f, 142.222229f
   };
-  alignas(64) static constexpr float binade_offset[32] = {
+  OPTGEN_ALIGNED(64) static constexpr float binade_offset[32] = {
     0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
     0.0f, 0.0f, 0.138888851f, 0.205271393f, 0.277777791f, 1.73033774f,
     2.05555558f, 2.05555558f, 4.00632858f, 5.61111116f, 5.61111116f, 7.60393f,
@@ -300,23 +301,23 @@ struct Int8Tables<false> {
     26.9444447f, 32.2777786f, 90.6777802f, 112.17778f, 112.277779f, 112.277779f,
     112.402771f, 112.277771f
   };
-  alignas(64) static constexpr float level_edge[8] = {
+  OPTGEN_ALIGNED(64) static constexpr float level_edge[8] = {
     -1.0f, 1.4499999e-06f, 1.22499987e-05f, 0.000111250003f, 0.00105624995f, 0.0102812499f,
     0.101406246f, 0.998242199f
   };
-  alignas(64) static constexpr float fixed_slope[8] = {
+  OPTGEN_ALIGNED(64) static constexpr float fixed_slope[8] = {
     1.69125183e+11f, 2.91271107e+10f, 5.82542234e+09f, 1.16508442e+09f, 233016896.0f, 46603376.0f,
     9320676.0f, 16384.0f
   };
-  alignas(64) static constexpr float fixed_offset[8] = {
+  OPTGEN_ALIGNED(64) static constexpr float fixed_offset[8] = {
     38057.1562f, 167484.891f, 400501.781f, 866535.562f, 1798603.12f, 3662738.25f,
     7391008.5f, 16728068.0f
   };
-  alignas(64) static constexpr float fixed_end[8] = {
+  OPTGEN_ALIGNED(64) static constexpr float fixed_end[8] = {
     163840.0f, 425984.0f, 950272.0f, 1998848.0f, 4096000.0f, 8290304.0f,
     16678912.0f, 16777216.0f
   };
-  alignas(64) static constexpr uint8_t book_bytes[4][256] = {
+  OPTGEN_ALIGNED(64) static constexpr uint8_t book_bytes[4][256] = {
    {
     0x00, 0xaa, 0x98, 0x38, 0xf6, 0x51, 0xd5, 0x6e, 0xa0, 0x68, 0x00, 0x9a, 0x99, 0x64, 0x31, 0x4b,
     0xca, 0x49, 0xe4, 0xa2, 0x63, 0x22, 0x71, 0x50, 0x30, 0x10, 0xef, 0xd0, 0xaf, 0x8e, 0x6e, 0x06,

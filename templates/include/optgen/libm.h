@@ -4,7 +4,11 @@
 // which took longer to read than all headers of a kernel together.
 #pragma once
 
+#if defined(__CUDACC_RTC__)
+#define OPTGEN_INFINITY __builtin_bit_cast(float, 0x7f800000)
+#else
 #define OPTGEN_INFINITY __builtin_huge_valf()
+#endif
 
 #if defined(__CUDACC__)
 #include <math.h>

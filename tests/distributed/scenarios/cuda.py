@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes.util
-import importlib.util
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,15 +22,14 @@ def on_standin(run: Callable[[World], Any]) -> Scenario:
     """Let target="cuda" serve CPU tensors meanwhile; where the stand-in cannot be, the scenario is left out."""
 
     def serve(world: World) -> Any:
-        if importlib.util.find_spec("pycuda") is None:
-            raise LeftOut("PyCUDA is not installed, which the stand-in for the CUDA driver needs")
+        if not (nvidia.is_installed("pycuda") or nvidia.is_installed("cuda.bindings")):
+            raise LeftOut("neither PyCUDA nor cuda-bindings is installed, which call the stand-in for the CUDA driver")
         if ctypes.util.find_library("cuda"):
             raise LeftOut("the stand-in cannot be loaded beside a real driver")
         import standin
         from support.gpu import install_standin
 
         install_standin()
-        nvidia.why_no_pycuda.cache_clear()
         standin.load().reset()
         try:
             return run(world)

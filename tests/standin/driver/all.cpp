@@ -1,4 +1,5 @@
 // The driver in one translation unit: the headers of the C++ library are then read once.
+#include "addresses.cpp"
 #include "block.cpp"
 #include "capture.cpp"
 #include "contexts.cpp"

@@ -120,7 +120,7 @@ def build(
     strict: StrictOption = False,
 ) -> None:
     """Generate a package of optimizers from specs."""
-    from optgen import distribution
+    from optgen.distribution import check_file, file_beside, write_file
     from optgen.emit import writer
     from optgen.package_name import DEFAULT_SPECS, PackageNameError, destination
     from optgen.precompile import ArchError, checked_archs, drop_stale_cubins, precompile_cubins
@@ -140,7 +140,7 @@ def build(
         archs = checked_archs(arch) if arch else ()
     except ArchError as error:
         raise typer.BadParameter(str(error), param_hint="--arch") from error
-    described = dist and distribution.check_file(target.package, target.directory)
+    described = dist and check_file(target.package, target.directory)
     start = time.perf_counter()
     result = _compiled(paths, target.package, onto)
     _warn(result, strict)
@@ -152,7 +152,7 @@ def build(
             print_error(f"error: {target.directory} is not what its specs make; run `{command}`")
             raise typer.Exit(1)
         if dist and not described:
-            print_error(f"error: there is no {distribution.file_beside(target.directory)}; run without --check")
+            print_error(f"error: there is no {file_beside(target.directory)}; run without --check")
             raise typer.Exit(1)
         cubins = len(stored_cubins(target.directory))
         beside = f"; {_count(cubins, 'cubin')} beside them, not checked" if cubins else ""
@@ -163,9 +163,9 @@ def build(
     what = f"{_count(len(changed), 'file')} changed" if changed else "up to date"
     print_text(f"{target.directory}: {_count(len(result.classes), 'class', 'classes')}, {what}, {seconds:.1f} s")
     if dist and described:
-        print_text(f"{distribution.file_beside(target.directory)} is there already, and was left as it is")
+        print_text(f"{file_beside(target.directory)} is there already, and was left as it is")
     elif dist:
-        print_text(f"{distribution.write_file(target.package, target.directory)} written; it is yours to edit")
+        print_text(f"{write_file(target.package, target.directory)} written; it is yours to edit")
     dropped = drop_stale_cubins(target.directory)
     if dropped:
         print_text(f"{_count(dropped, 'cubin')} of earlier sources removed")

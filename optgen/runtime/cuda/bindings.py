@@ -19,11 +19,11 @@ class Error(Exception):
 
 
 class LogicError(Error):
-    """What was asked for is wrong."""
+    """A request that is wrong."""
 
 
 class MemoryError(LogicError):
-    """There is no memory left."""
+    """A lack of memory."""
 
 
 class device_attribute:

@@ -199,7 +199,7 @@ def _torch_cuda() -> Iterator[Finding]:
 
 
 def _driver_calls() -> Iterator[Finding]:
-    """What calls the driver: the first that can serves."""
+    """Modules that call the driver: the first that can serves."""
     from optgen.runtime.building import nvidia
 
     serves = nvidia.find_driver()

@@ -1,4 +1,4 @@
-"""What calls the driver and what compiles, in pairs, on the stand-in: the same bits, of paged states too."""
+"""Pairs of what calls the driver and what compiles, on the stand-in: the same bits, of paged states too."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Nvrtc:
             raise Failure(f"{function} failed: {self.library.nvrtcGetErrorString(status).decode()}")
 
     def version(self) -> str:
-        """What nvcc says of itself; the last line differs whenever what is compiled may."""
+        """Version, as nvcc tells its own; the last line differs whenever what is compiled may."""
         major, minor = ctypes.c_int(), ctypes.c_int()
         self.call("nvrtcVersion", ctypes.byref(major), ctypes.byref(minor))
         build = hashlib.sha256(Path(__file__).read_bytes())

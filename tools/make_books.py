@@ -11,6 +11,8 @@ import struct
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from math import frexp
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +34,10 @@ GUESS_SHIFT = 0.475
 SHARED_LINE = 5
 SMALLEST_MARGIN = 0.1  # in codes: what a guess by binades must keep from being wrong; rounding takes about 0.0001
 FIXED_ONE = 2**16  # what a code is in fixed point: 255 of them are whole numbers in a float32
+# What is added to a magnitude's number, so that powers of two begin decades. Of the multiples of 1/64, one with which
+# every decade has a line within CHANGES of all its values.
+VALUE_SHIFT = {True: 41 / 64, False: 1 + 10 / 64}
+CHANGES = range(-2, 2)
 FIXED_WINDOW = 4  # how near to a whole code rounding can put what is on its other side, twice what it does
 
 TEMPLATE = """\
@@ -52,6 +58,11 @@ TEMPLATE = """\
 //             one line a level, which is a decade (with level 0 also zero, level 7 is the last code alone): a magnitude
 //             above level_edge[l] is at level l or higher, and the smaller of fixed_slope[l] * y + fixed_offset[l] and
 //             fixed_end[l] is its code in {one}ths, more by {window} than what it is;
+//   value_shift, value_slope, value_offset, value_change
+//             the book itself: with x = k + value_shift for magnitude k, and the lower three bits l of its exponent,
+//             value_slope[l] * x + value_offset[l], rounded once, is the value but for its last bits. By how many of
+//             its last places it is too small stands, from -2 to 1, in two bits of value_change[k % 8], k / 8 pairs
+//             from the top (unsigned: from code 128 on, of value_change[8 + k % 8]);
 //   book_bytes (signed: magnitude_bytes, the book's positive half)
 //             the same numbers cut into four planes, the lowest byte of each first, for processors that look up 128
 //             bytes at once.
@@ -106,6 +117,16 @@ struct Int8Tables<{signed}> {{
   OPTGEN_ALIGNED(64) static constexpr float fixed_end[8] = {{
 {fixed_end}
   }};
+  static constexpr float value_shift = {value_shift}f;
+  OPTGEN_ALIGNED(64) static constexpr float value_slope[8] = {{
+{value_slope}
+  }};
+  OPTGEN_ALIGNED(64) static constexpr float value_offset[8] = {{
+{value_offset}
+  }};
+  OPTGEN_ALIGNED(64) static constexpr int32_t value_change[{words}] = {{
+{value_change}
+  }};
   OPTGEN_ALIGNED(64) static constexpr uint8_t {plane_name}_bytes[4][{plane_size}] = {{
 {book_bytes}
   }};
@@ -142,6 +163,8 @@ def _tables(signed: bool) -> str:
     lines = [guess_line(signed, decade) for decade in range(DECADES)]
     levels = [level_line(signed, level) for level in range(DECADES + 1)]
     binades = [binade_line(signed, exponent) for exponent in range(1 - BINADES, 1)]
+    values = value_lines(signed)
+    changes = value_changes(signed)
     # The negative half of the signed book is the positive one with the sign changed: planes of magnitudes are enough,
     # and so that 128 entries do, magnitude k stands at k - 1 (zero is masked).
     planes = book[128:] if signed else book
@@ -164,6 +187,11 @@ def _tables(signed: bool) -> str:
         fixed_slope=_floats([float32(line.slope * FIXED_ONE) for line in levels]),
         fixed_offset=_floats([float32(line.offset * FIXED_ONE + FIXED_WINDOW) for line in levels]),
         fixed_end=_floats([line.end * FIXED_ONE for line in levels]),
+        value_shift=VALUE_SHIFT[signed],
+        value_slope=_floats([line.slope for line in values]),
+        value_offset=_floats([line.offset for line in values]),
+        words=len(changes),
+        value_change=_rows([str(word) for word in changes], 6),
         book_bytes=_planes(planes),
     )
 
@@ -230,6 +258,70 @@ def level_line(signed: bool, level: int) -> LevelLine:
         slope = 1.0 / (thresholds[1] - thresholds[0])
         offset = 1.0 - slope * thresholds[0]
     return LevelLine(thresholds[first - 1] if level else -1.0, slope, offset, first + cells - 0.5)
+
+
+@dataclass(frozen=True)
+class ValueLine:
+    """A line near the values of magnitudes: slope * x + offset, rounded once; float32 numbers."""
+
+    slope: float
+    offset: float
+
+    def change(self, signed: bool, number: int) -> int:
+        """Count of float32 numbers from what the line gives up to the value of a magnitude."""
+        value = code_book(signed)[number + (127 if signed else 0)]
+        return _order(value) - _order(float32(self.slope * (number + VALUE_SHIFT[signed]) + self.offset))
+
+
+@cache
+def value_lines(signed: bool) -> tuple[ValueLine, ...]:
+    """The lines that values lie on, by the lower three bits of an exponent: a decade each.
+
+    Zero and 1.0 share one, since their exponents are 8 apart.
+    """
+    last, shift = (128 if signed else 255), VALUE_SHIFT[signed]
+    slope = _of_order(_order(float32(1 / last)) & ~0x7F)  # short, so that its product with the shift is exact
+    lines = {_line_of(signed, 0): ValueLine(slope, -slope * shift)}
+    for decade in range(DECADES):
+        cells = 2 ** (decade if signed else decade + 1)
+        first, top = (cells if signed else cells - 1), 10.0 ** (decade - DECADES + 1)
+        slope = 0.9 * top / cells
+        offset = 0.1 * top - slope * (first + shift - 0.5)
+        numbers = range(first, first + cells)
+        near = (ValueLine(a, b) for a in _neighbours(slope) for b in _neighbours(offset))
+        lines[_line_of(signed, first)] = next(
+            line for line in near if all(line.change(signed, number) in CHANGES for number in numbers)
+        )
+    return tuple(lines[entry] for entry in range(8))
+
+
+def value_changes(signed: bool) -> list[int]:
+    """Changes of all magnitudes but the signed book's last, two bits each, as words with a sign."""
+    words = [0] * (8 if signed else 16)
+    for number in range(128 if signed else 256):
+        change = value_lines(signed)[_line_of(signed, number)].change(signed, number)
+        words[number // 128 * 8 + number % 8] |= (change % 4) << (30 - 2 * (number % 128 // 8))
+    return [word - (word >> 31 << 32) for word in words]
+
+
+def _line_of(signed: bool, number: int) -> int:
+    return (frexp(number + VALUE_SHIFT[signed])[1] + 126) % 8
+
+
+def _neighbours(x: float) -> list[float]:
+    middle = _order(float32(x))
+    return [_of_order(order) for order in range(middle - 5, middle + 6)]
+
+
+def _order(x: float) -> int:
+    """The place of a float32 among all, less than 0 where it is."""
+    bits: int = struct.unpack("<i", struct.pack("<f", x))[0]
+    return bits if bits >= 0 else -(bits & 0x7FFFFFFF)
+
+
+def _of_order(order: int) -> float:
+    value: float = struct.unpack("<f", struct.pack("<i", abs(order)))[0]
+    return value if order >= 0 else -value
 
 
 def _smallest(lines: Iterable[tuple[float, float]], y: float) -> float:

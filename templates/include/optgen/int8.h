@@ -8,8 +8,8 @@
 // Encoding needs no search: the smallest of one line a decade gives the code or one less (see int8_books.h), and one
 // comparison with the exact midpoint above tells which. There is no branch on an element's value.
 //
-// Implementations: vectors for encoding (int8_lanes.h), AVX-512 with VBMI for decoding (int8_avx512.h), and plain loops
-// that any compiler takes. OPTGEN_GENERIC forces the plain ones.
+// Implementations: vectors (int8_lanes.h), AVX-512 with VBMI for decoding (int8_avx512.h), and plain loops that any
+// compiler takes. OPTGEN_GENERIC forces the plain ones.
 #pragma once
 
 #include <stdint.h>
@@ -80,6 +80,8 @@ template <bool is_signed> struct Int8 {
   template <int block> static void decode(const Code* codes, const float* scales, float* out, int n) {
 #if defined(OPTGEN_INT8_AVX512)
     int8_avx512::decode<is_signed, block>(codes, scales, out, n);
+#elif defined(OPTGEN_LANES)
+    int8_lanes::decode<is_signed, block>(codes, scales, out, n);
 #else
     decode_each<Int8, block>(codes, scales, out, n);
 #endif

@@ -15,6 +15,11 @@
 //             one line a level, which is a decade (with level 0 also zero, level 7 is the last code alone): a magnitude
 //             above level_edge[l] is at level l or higher, and the smaller of fixed_slope[l] * y + fixed_offset[l] and
 //             fixed_end[l] is its code in 65536ths, more by 4 than what it is;
+//   value_shift, value_slope, value_offset, value_change
+//             the book itself: with x = k + value_shift for magnitude k, and the lower three bits l of its exponent,
+//             value_slope[l] * x + value_offset[l], rounded once, is the value but for its last bits. By how many of
+//             its last places it is too small stands, from -2 to 1, in two bits of value_change[k % 8], k / 8 pairs
+//             from the top (unsigned: from code 128 on, of value_change[8 + k % 8]);
 //   book_bytes (signed: magnitude_bytes, the book's positive half)
 //             the same numbers cut into four planes, the lowest byte of each first, for processors that look up 128
 //             bytes at once.
@@ -142,6 +147,19 @@ struct Int8Tables<true> {
   OPTGEN_ALIGNED(64) static constexpr float fixed_end[8] = {
     98304.0f, 229376.0f, 491520.0f, 1015808.0f, 2064384.0f, 4161536.0f,
     8355840.0f, 8454144.0f
+  };
+  static constexpr float value_shift = 0.640625f;
+  OPTGEN_ALIGNED(64) static constexpr float value_slope[8] = {
+    4.49999879e-06f, 2.24999985e-05f, 0.000112500005f, 0.000562500034f, 0.00281250011f, 0.0140624996f,
+    0.0078125f, 8.99999804e-07f
+  };
+  OPTGEN_ALIGNED(64) static constexpr float value_offset[8] = {
+    -8.63280911e-06f, -8.31640573e-05f, -0.000815820356f, -0.00807910226f, -0.0803955123f, -0.801977515f,
+    -0.00500488281f, -9.26562223e-07f
+  };
+  OPTGEN_ALIGNED(64) static constexpr int32_t value_change[8] = {
+    273432896, 1465188421, 4390928, 1131415313, 474225668, 269239104,
+    2134970437, 1392521232
   };
   OPTGEN_ALIGNED(64) static constexpr uint8_t magnitude_bytes[4][128] = {
    {
@@ -316,6 +334,20 @@ struct Int8Tables<false> {
   OPTGEN_ALIGNED(64) static constexpr float fixed_end[8] = {
     163840.0f, 425984.0f, 950272.0f, 1998848.0f, 4096000.0f, 8290304.0f,
     16678912.0f, 16777216.0f
+  };
+  static constexpr float value_shift = 1.15625f;
+  OPTGEN_ALIGNED(64) static constexpr float value_slope[8] = {
+    4.49999902e-07f, 2.24999962e-06f, 1.12499993e-05f, 5.62500027e-05f, 0.000281249988f, 0.00140625006f,
+    0.00703124981f, 0.00392156839f
+  };
+  OPTGEN_ALIGNED(64) static constexpr float value_offset[8] = {
+    -6.45312241e-07f, -7.22656068e-06f, -7.61328047e-05f, -0.000780664093f, -0.00790331978f, -0.0795166045f,
+    -0.797582984f, -0.00453431346f
+  };
+  OPTGEN_ALIGNED(64) static constexpr int32_t value_change[16] = {
+    213925696, -1060917236, 1932526208, -1648042048, 16524044, 1942294336,
+    13433871, -1288699444, 819003712, 83891205, 473186384, -1019214591,
+    268652564, 1892745536, 16782341, 1342259281
   };
   OPTGEN_ALIGNED(64) static constexpr uint8_t book_bytes[4][256] = {
    {

@@ -1,6 +1,8 @@
-// The 8-bit codes of a vector of magnitudes at a time, in closed form. Included by int8.h, where the rule stands.
+// The 8-bit codes of a vector of numbers at a time, in closed form. Included by int8.h, where the rule stands.
 //
-// A book is one line a decade: the logarithm of a magnitude, read off its bits from below, gives its level or one less,
+// Reading: a book's values lie on one line a decade, but for some of their last bits, of which a table has two a code.
+//
+// Writing: a book is one line a decade: the logarithm of a magnitude, read off its bits from below, gives its level or one less,
 // and one comparison with the edge of the next level tells which. The level's line then gives the code in 65536ths.
 // Rounding moves that by a few of these. Where a group has a magnitude within 4 of them of the midpoint between two
 // codes, which is rare, or one that is not finite, its codes are looked at again, one by one, with the exact midpoints.
@@ -14,6 +16,39 @@ namespace optgen {
 namespace int8_lanes {
 
 using namespace lanes;
+
+// The book's numbers of a vector of codes.
+template <bool is_signed> struct Values {
+  using Tables = Int8Tables<is_signed>;
+  Table slope = table(Tables::value_slope), offset = table(Tables::value_offset);
+  Table change = table(Tables::value_change), upper = table(Tables::value_change + (is_signed ? 0 : 8));
+
+  OPTGEN_INLINE Floats operator()(Ints code) const {
+    const Ints above = code - Tables::zero_code, number = is_signed ? with_sign(above, above) : code;
+    const Floats x = to_floats(number) + Tables::value_shift;
+    const Ints level = shifted_right((Ints)x, 23);
+    const Ints line = (Ints)fused(x, pick(slope, level), pick(offset, level));
+    const Ints first = (Ints)pick(change, number);
+    const Ints changes = is_signed ? first : code << 24 < 0 ? (Ints)pick(upper, number) : first;
+    const Ints value = line + (changes << (shifted_right(number, 2) & 30) >> 30);
+    return (Floats)(is_signed ? value | (above & INT32_MIN) : value);
+  }
+};
+
+template <bool is_signed, int block>
+inline void decode(const uint8_t* codes, const float* scales, float* out, int n) {
+  const Values<is_signed> values;
+  const PerBlock<block> scale(scales, n);
+  int i = 0;
+#pragma GCC unroll 2
+  for (; i + count <= n; i += count) store(out + i, values(load_bytes(codes + i)) * scale.at(i));
+  if (i < n) {
+    uint8_t rest[count] = {};
+    memcpy(rest, codes + i, n - i);
+    const Floats x = values(load_bytes(rest)) * scale.at(i);
+    memcpy(out + i, &x, (n - i) * sizeof(float));
+  }
+}
 
 // How the logarithm in tens is read off a float's bits: between 2^-24 and 1 this is below it by 0.17 or 0.285 to 0.5,
 // and of what is not finite the level, modulo 8, is the last one. The number that is added rounds it to a whole one, in
@@ -29,11 +64,11 @@ template <bool is_signed> struct Levels {
   OPTGEN_INLINE void operator()(const float* values, float reciprocal, float* magnitudes, int32_t* levels) const {
     constexpr int32_t lowest = 0x33c00000;  // below every midpoint, and at level 0
     const Ints scaled = (Ints)(load(values) * reciprocal);
-    const Floats y = (Floats)(is_signed ? scaled & INT32_MAX : larger(scaled, Ints{}));
-    const Ints level = (Ints)fused(to_floats(larger((Ints)y, all(lowest))), all(slope_of_bits),
-                                   all(offset_of_bits<is_signed> + to_whole));
-    store(magnitudes, y);
-    store(levels, level + (y <= pick(edge, level)));  // a comparison that holds is -1
+    const Ints y = larger(is_signed ? scaled & INT32_MAX : scaled, all(lowest));
+    const Ints level =
+        (Ints)fused(to_floats(y), all(slope_of_bits), all(offset_of_bits<is_signed> + to_whole));
+    store(magnitudes, (Floats)y);
+    store(levels, one_less_up_to(pick(edge, level), (Floats)y, level));
   }
 };
 
@@ -78,7 +113,7 @@ OPTGEN_INLINE void encode_groups(const float* values, const Reciprocals<block>& 
   alignas(64) float magnitudes[TILE];
   alignas(64) int32_t levels[TILE];
   const Levels<is_signed> to_levels;
-#pragma GCC unroll 1
+#pragma GCC unroll 4
   for (int i = 0; i < n; i += count) to_levels(values + i, reciprocals.at(i), magnitudes + i, levels + i);
   const Lines<is_signed> lines;
   Halves least = (Halves)all(-1), fractions[TILE / group];

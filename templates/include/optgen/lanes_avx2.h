@@ -13,6 +13,7 @@ typedef long long Longs __attribute__((vector_size(width)));
 // Eight numbers, and table[index % 8].
 typedef Floats Table;
 OPTGEN_INLINE Table table(const float* from) { return load(from); }
+OPTGEN_INLINE Table table(const int32_t* from) { return (Table)load(from); }
 OPTGEN_INLINE Table exclusive_or(Table a, Table b) { return (Table)((Ints)a ^ (Ints)b); }
 OPTGEN_INLINE Floats pick(Table table, Ints index) { return __builtin_ia32_permvarsf256(table, index); }
 
@@ -78,6 +79,9 @@ OPTGEN_INLINE void store_signed(int16_t* to, Ints first, Ints second) {
 
 // x with the sign that `sign` has as a number; x is 0 where that is 0.
 OPTGEN_INLINE Ints with_sign(Ints x, Ints sign) { return __builtin_ia32_psignd256(x, sign); }
+
+// x, less one where y <= edge.
+OPTGEN_INLINE Ints one_less_up_to(Floats edge, Floats y, Ints x) { return x + (y <= edge); }
 
 OPTGEN_INLINE bool any(Ints mask) { return !__builtin_ia32_ptestz256((Longs)mask, (Longs)mask); }
 

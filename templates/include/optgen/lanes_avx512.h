@@ -17,6 +17,7 @@ namespace lanes {
 // Eight numbers, and table[index % 8].
 typedef Floats Table;
 OPTGEN_INLINE Table table(const float* from) { return (Table)_mm512_broadcast_f32x8(_mm256_loadu_ps(from)); }
+OPTGEN_INLINE Table table(const int32_t* from) { return table(reinterpret_cast<const float*>(from)); }
 OPTGEN_INLINE Table exclusive_or(Table a, Table b) { return (Table)((Ints)a ^ (Ints)b); }
 OPTGEN_INLINE Floats pick(Table table, Ints index) {
   return (Floats)_mm512_permutexvar_ps((__m512i)index, (__m512)table);
@@ -68,6 +69,12 @@ OPTGEN_INLINE void store_signed(int16_t* to, Ints first, Ints second) { store_ha
 
 // x with the sign that `sign` has as a number; x is 0 where that is 0.
 OPTGEN_INLINE Ints with_sign(Ints x, Ints sign) { return sign < 0 ? -x : x; }
+
+// x, less one where y <= edge.
+OPTGEN_INLINE Ints one_less_up_to(Floats edge, Floats y, Ints x) {
+  const __mmask16 up_to = _mm512_cmp_ps_mask((__m512)y, (__m512)edge, _CMP_LE_OQ);
+  return (Ints)_mm512_mask_sub_epi32((__m512i)x, up_to, (__m512i)x, _mm512_set1_epi32(1));
+}
 
 OPTGEN_INLINE bool any(Ints mask) { return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0; }
 

@@ -9,10 +9,9 @@ namespace lanes {
 
 // Eight numbers, and table[index % 8].
 typedef uint8x16x2_t Table;
-OPTGEN_INLINE Table table(const float* from) {
-  const uint8_t* const bytes = reinterpret_cast<const uint8_t*>(from);
-  return {{vld1q_u8(bytes), vld1q_u8(bytes + width)}};
-}
+OPTGEN_INLINE Table table(const uint8_t* bytes) { return {{vld1q_u8(bytes), vld1q_u8(bytes + width)}}; }
+OPTGEN_INLINE Table table(const float* from) { return table(reinterpret_cast<const uint8_t*>(from)); }
+OPTGEN_INLINE Table table(const int32_t* from) { return table(reinterpret_cast<const uint8_t*>(from)); }
 OPTGEN_INLINE Table exclusive_or(Table a, Table b) { return {{a.val[0] ^ b.val[0], a.val[1] ^ b.val[1]}}; }
 OPTGEN_INLINE Floats pick(Table table, Ints index) {
   const Ints bytes = (index & 7) * 0x04040404 + 0x03020100;  // the places of a number's four bytes
@@ -65,6 +64,9 @@ OPTGEN_INLINE void store_signed(int16_t* to, Ints first, Ints second) { vst1q_s1
 
 // x with the sign that `sign` has as a number; x is 0 where that is 0.
 OPTGEN_INLINE Ints with_sign(Ints x, Ints sign) { return (x ^ sign >> 31) - (sign >> 31); }
+
+// x, less one where y <= edge.
+OPTGEN_INLINE Ints one_less_up_to(Floats edge, Floats y, Ints x) { return x + (y <= edge); }
 
 OPTGEN_INLINE bool any(Ints mask) { return vmaxvq_u32((uint32x4_t)mask) != 0; }
 

@@ -16,6 +16,10 @@
 #include <optgen/rounding.h>
 #include <optgen/scales.h>
 
+#if defined(__znver1__) || defined(__znver2__) || defined(__znver3__) || defined(__znver4__) || defined(__znver5__)
+#define OPTGEN_ZEN 1
+#endif
+
 namespace optgen {
 
 template <class Codec> struct Tile;
@@ -36,10 +40,12 @@ template <> struct Tile<Absent> {
 
 template <class T> struct Tile<Plain<T>> {
   void prefetch(const void* data, int64_t at, int) { prefetch_tile<T, 16384, 2>(data, at); }
-  // The next tile is asked for before this one is worked on: codes between two tiles take longer than a processor looks
-  // ahead by itself.
+  // The next tile is asked for before this one is worked on: codes between two tiles take longer than Intel's processors
+  // look ahead by themselves. AMD's take longer for being asked.
   T* open(void* data, void*, int64_t at, int) {
+#if !defined(OPTGEN_ZEN)
     prefetch_tile<T, TILE * int(sizeof(T)), 3>(data, at);
+#endif
     return static_cast<T*>(data) + at;
   }
   T* open_new(void* data, void*, int64_t at, int) { return static_cast<T*>(data) + at; }

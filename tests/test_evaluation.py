@@ -12,7 +12,7 @@ from numerics.programs import case_of, rule_of
 from numerics.test_random_programs import class_name, has_too_many_cases
 from oracles.declared import Row, load_spec
 from oracles.spec_oracle import SpecOracle
-from support.catalogue import OWN, OWN_SPECS, own_rows, rows
+from support.catalogue import OWN, OWN_SPECS, own_rows, rows, shapes_of
 from torch import Tensor
 
 import optgen
@@ -72,7 +72,7 @@ def test_steps_are_those_of_the_oracle(rule: str, options: str) -> None:
     if options == "all":
         without = {"trust_ratio"} if "min_trust_ratio" not in row.accepted else set()
         settings |= {key: value for key, value in EVERYTHING.items() if key in row.accepted.keys() - without}
-    follow(reference("specs", name, **settings), row, settings, SHAPES)
+    follow(reference("specs", name, **settings), row, settings, shapes_of(name, SHAPES))
 
 
 @pytest.mark.parametrize("name", own_rows())

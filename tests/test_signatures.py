@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.catalogue import accepted, optimizer_class, required, rows
+from support.catalogue import accepted, optimizer_class, required, rows, shapes_of
 from support.package_signatures import SIGNATURES
 
 pytest.importorskip("optgen_optim")
@@ -169,7 +169,7 @@ def test_torchs_signature_is_as_torch_has_it(name) -> None:
 
 
 def make(name: str, /, **settings: Any) -> torch.optim.Optimizer:
-    return optimizer_class(name)([torch.nn.Parameter(torch.ones(3))], **settings)
+    return optimizer_class(name)([torch.nn.Parameter(torch.ones(shapes_of(name, [(3,)])[0]))], **settings)
 
 
 @pytest.mark.parametrize("name", sorted(expected_signatures()))

@@ -59,7 +59,8 @@ MEANINGS: dict[str, dict[str, str]] = {
     },
     "Option": {
         "default": "`true` or `false`, or one of `choices`.",
-        "choices": "The values of an enumeration; `null`, `true` and `false` only in `storage`.",
+        "choices": "The values of an enumeration. `null` is none of those that equations ask for; `true` and `false` "
+        "only in `storage`.",
         "needs": "Offered only to rules with an `update` stage, with a state that can be stored in several ways "
         "(`codec`), that can be `quantized`, or whose options have a choice (for `shared.yaml`).",
         "doc": "A description.",

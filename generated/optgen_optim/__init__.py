@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         PagedAdamW32bit,
     )
     from .adamax import Adamax
+    from .adamuon import AdaMuon, AdaMuon4bit, AdaMuon8bit
     from .adan import Adan, Adan8bit
     from .ademamix import AdEMAMix, AdEMAMix8bit, AdEMAMix32bit, PagedAdEMAMix, PagedAdEMAMix8bit, PagedAdEMAMix32bit
     from .adopt import ADOPT, ADOPT8bit
@@ -49,7 +50,9 @@ if TYPE_CHECKING:
     from .lars import LARS, LARS8bit, LARS32bit, PytorchLARS
     from .lion import Lion, Lion8bit, Lion32bit, PagedLion, PagedLion8bit, PagedLion32bit
     from .mars import MARS, MARS8bit
+    from .muon import Muon, Muon4bit, Muon8bit
     from .nadam import NAdam
+    from .normuon import NorMuon, NorMuon4bit, NorMuon8bit
     from .prodigy import Prodigy
     from .radam import RAdam
     from .rmsprop import RMSprop, RMSprop8bit, RMSprop32bit
@@ -87,6 +90,9 @@ CLASSES = Classes(
         "PagedAdamW8bit": "adam",
         "PagedAdamW32bit": "adam",
         "Adamax": "adamax",
+        "AdaMuon": "adamuon",
+        "AdaMuon4bit": "adamuon",
+        "AdaMuon8bit": "adamuon",
         "Adan": "adan",
         "Adan8bit": "adan",
         "AdEMAMix": "ademamix",
@@ -116,7 +122,13 @@ CLASSES = Classes(
         "PagedLion32bit": "lion",
         "MARS": "mars",
         "MARS8bit": "mars",
+        "Muon": "muon",
+        "Muon4bit": "muon",
+        "Muon8bit": "muon",
         "NAdam": "nadam",
+        "NorMuon": "normuon",
+        "NorMuon4bit": "normuon",
+        "NorMuon8bit": "normuon",
         "Prodigy": "prodigy",
         "RAdam": "radam",
         "RMSprop": "rmsprop",
@@ -231,6 +243,9 @@ __all__ = [
     "AdEMAMix32bit",
     "AdaBelief",
     "AdaBelief8bit",
+    "AdaMuon",
+    "AdaMuon4bit",
+    "AdaMuon8bit",
     "Adadelta",
     "Adafactor",
     "Adagrad",
@@ -259,7 +274,13 @@ __all__ = [
     "Lion8bit",
     "Lion32bit",
     "MARS8bit",
+    "Muon",
+    "Muon4bit",
+    "Muon8bit",
     "NAdam",
+    "NorMuon",
+    "NorMuon4bit",
+    "NorMuon8bit",
     "PagedAdEMAMix",
     "PagedAdEMAMix8bit",
     "PagedAdEMAMix32bit",

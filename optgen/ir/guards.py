@@ -138,7 +138,7 @@ class GuardTable:
         return (about, subject, op, value) in self._known
 
 
-def feasible(formula: Formula, guards: Mapping[str, Guard], choices: Mapping[str, Iterable[str | int]]) -> bool:
+def feasible(formula: Formula, guards: Mapping[str, Guard], choices: Mapping[str, Iterable[str | int | None]]) -> bool:
     """Check whether some setting satisfies the formula."""
     asked = [guards[name] for name in sorted(formula.names)]
     return not (formula & _settings(asked, choices)).is_false
@@ -176,7 +176,7 @@ def _steps(guards: Sequence[Guard], recorded: Sequence[Guard]) -> Formula:
     return (records & always) | (~records & one)
 
 
-def _settings(guards: Iterable[Guard], choices: Mapping[str, Iterable[str | int]]) -> Formula:
+def _settings(guards: Iterable[Guard], choices: Mapping[str, Iterable[str | int | None]]) -> Formula:
     """Formula over these guards that holds under every setting.
 
     An enumeration has exactly one of its choices; an optional hyperparameter that is not given compares as NaN does.

@@ -484,5 +484,5 @@ def readers(
     return result
 
 
-def _choices(option: Option) -> tuple[int | str, ...] | None:
-    return None if option.choices is None else tuple(choice for choice in option.choices if choice is not None)
+def _choices(option: Option) -> tuple[int | str | None, ...] | None:
+    return None if option.choices is None else tuple(option.choices)

@@ -41,7 +41,7 @@ class Scope:
     """
 
     rule: str
-    options: Mapping[str, tuple[int | str, ...] | None]
+    options: Mapping[str, tuple[int | str | None, ...] | None]
     hypers: Mapping[str, bool]
     inputs: dict[str, Input]
     guards: GuardTable = field(default_factory=GuardTable)
@@ -202,11 +202,11 @@ class Scope:
             return self.guards.formula("fact", name, symbol, value)
         return None
 
-    def _chosen(self, name: str, value: float | str, choices: tuple[int | str, ...]) -> Formula:
+    def _chosen(self, name: str, value: float | str, choices: tuple[int | str | None, ...]) -> Formula:
         """The formula for a choice; of two choices, one is the other negated."""
         if len(choices) == 2:
             other = choices[0] if value == choices[1] else choices[1]
-            if self.guards.knows("option", name, "==", other):
+            if other is not None and self.guards.knows("option", name, "==", other):
                 return ~self.guards.formula("option", name, "==", other)
         return self.guards.formula("option", name, "==", value)
 
@@ -281,7 +281,9 @@ class Scope:
 
     def _choices(self, name: str) -> str:
         return ", ".join(
-            f'"{choice}"' if isinstance(choice, str) else f"{choice}" for choice in self.options[name] or ()
+            f'"{choice}"' if isinstance(choice, str) else f"{choice}"
+            for choice in self.options[name] or ()
+            if choice is not None
         )
 
 

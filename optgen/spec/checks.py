@@ -223,7 +223,7 @@ class _Checker:
             where = (*path, "choices", index)
             if str(choice) in map(str, option.choices[:index]):
                 self.value("choices", f"the choice `{as_written(choice)}` is listed twice", where, "remove one")
-            elif path[0] != "storage" and (choice is None or isinstance(choice, bool)):
+            elif path[0] != "storage" and isinstance(choice, bool):
                 message = f"`{as_written(choice)}` is a choice that equations cannot compare `{name}` with"
                 self.value("choices", message, where, "write texts or numbers")
         wrong = value_error(option, option.default)

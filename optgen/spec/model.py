@@ -90,8 +90,8 @@ class OptionWord(SpecModel):
 class Option(OptionWord):
     """A flag (no `choices`) or an enumeration, fixed when a kernel is compiled.
 
-    Of `storage`, which equations do not ask for, null, true and false can be choices too. A default alone, as
-    `amsgrad: false`, is short for `amsgrad: {default: false}`.
+    null is the choice of none that equations ask for; of `storage` true and false can be choices too. A default alone,
+    as `amsgrad: false`, is short for `amsgrad: {default: false}`.
     """
 
     default: bool | int | str | None

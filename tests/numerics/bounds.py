@@ -99,17 +99,25 @@ def assert_codes(codes: torch.Tensor, absmax: torch.Tensor, expected: Quantized,
 
 
 def assert_meaningful(
-    before: np.ndarray, expected: Ball, dtype: torch.dtype, what: str, spacing: float | None = None
+    before: np.ndarray,
+    expected: Ball,
+    dtype: torch.dtype,
+    what: str,
+    spacing: float | None = None,
+    together: bool = False,
 ) -> None:
     """The bound is far below what a step changes: for 99 of 100 elements that moved, 1 % of the move plus the storage
     steps that rounding may skip. A bound that admits everything tests nothing.
 
     spacing: Between what can be stored, of its size: the dtype's own unless something is kept beside it.
+    together: Whether elements move as one matrix, so that errors are of the size of all their moves.
     """
     spacing = torch.finfo(dtype).eps if spacing is None else spacing
     magnitude = np.maximum(np.abs(expected.mid), np.abs(before))
     with np.errstate(invalid="ignore"):
-        room = 0.01 * np.abs(expected.mid - before) + 4 * spacing * magnitude + 1e-30
+        move = np.abs(expected.mid - before)
+        move = np.maximum(move, np.sqrt(np.mean(move**2))) if together and move.size else move
+        room = 0.01 * move + 4 * spacing * magnitude + 1e-30
         tight = (expected.rad <= room) | ~np.isfinite(expected.mid)
     assert tight.mean() >= 0.99, f"{what}: the bound says nothing for {1 - tight.mean():.0%} of the elements"
 

@@ -15,7 +15,7 @@ from oracles.base import array
 from oracles.rounding import KEPT, Rounding, decoded
 from oracles.spec_oracle import SpecOracle
 from oracles.storage import DTYPES, decode
-from support.catalogue import make_oracle, optimizer_class
+from support.catalogue import make_oracle, optimizer_class, shapes_of
 
 from numerics.bounds import assert_codes, assert_meaningful, assert_within
 
@@ -37,9 +37,13 @@ NAMES = list(SHAPES)
 FEW = ["block+1", "partial block", "matrices", "0-dim", "zeros"]  # where sizes decide nothing in the code
 
 
-def make_params(dtype: torch.dtype = torch.float32, names: Sequence[str] = NAMES) -> list[torch.nn.Parameter]:
-    """One parameter of every size, one of them zero."""
-    values = {name: torch.randn(SHAPES[name]) for name in names}
+def make_params(
+    dtype: torch.dtype = torch.float32, names: Sequence[str] = NAMES, cls: str | None = None
+) -> list[torch.nn.Parameter]:
+    """One parameter of every size, one of them zero; of shapes that a class takes, if one is named."""
+    shapes = [SHAPES[name] for name in names]
+    shapes = shapes if cls is None else shapes_of(cls, shapes)
+    values = {name: torch.randn(shape) for name, shape in zip(names, shapes, strict=True)}
     values["zeros"].zero_()
     return [torch.nn.Parameter(value.to(dtype)) for value in values.values()]
 
@@ -163,7 +167,8 @@ class Duel:
         self, before: np.ndarray, expected: Ball, dtype: torch.dtype, rounding: Rounding, where: str
     ) -> None:
         try:
-            assert_meaningful(before, expected, dtype, where, rounding.spacing(dtype))
+            together = isinstance(self.oracle, SpecOracle) and self.oracle.rule.ndim == 2
+            assert_meaningful(before, expected, dtype, where, rounding.spacing(dtype), together)
         except AssertionError as error:
             if self.vague is None:
                 raise
@@ -197,6 +202,6 @@ def duel(
     name: str, target: str, dtype: torch.dtype = torch.float32, names: Sequence[str] = NAMES, **settings: Any
 ) -> Duel:
     """A class of the catalogue beside its oracle, on parameters of all sizes."""
-    params = make_params(dtype, names)
+    params = make_params(dtype, names, name)
     opt = targeted(optimizer_class(name), params, target, **settings)
     return Duel(params, opt, make_oracle(name, params, settings), names)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.catalogue import accepted, optimizer_class, required, rows, rules
+from support.catalogue import accepted, optimizer_class, required, rows, rules, shapes_of
 from support.machine import require_compiler
 
 from numerics.harness import set_grads
@@ -259,7 +259,7 @@ def test_betas_as_a_string() -> None:
 
 @pytest.mark.parametrize("name", sorted(rows()))
 def test_required_arguments_are_enough(name) -> None:
-    param = torch.nn.Parameter(torch.ones(10))
+    param = torch.nn.Parameter(torch.ones(shapes_of(name, [(10,)])[0]))
     opt: Any = optimizer_class(name)([param], **required(name))
     if "train" in opt.rule.blocks:
         opt.train()

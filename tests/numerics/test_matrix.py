@@ -85,7 +85,7 @@ def run(case: Case) -> None:
                 setattr(it.opt, name, value)
             it.call(method, make_grads(it.params, steps + 1, grad_dtype, nonfinite=False))
             it.check_group()
-    assert len(it.vague) <= (1 - MEANINGFUL) * steps * len(it.names), it.vague[0]
+    assert len(it.vague) <= round((1 - MEANINGFUL) * steps * len(it.names)), it.vague[0]
 
 
 def test_all_pairs(paired: Case) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from oracles.declared import Choice, Hyper, Refusal, Row, another
-from support.catalogue import all_rows, optimizer_class, required, values_of
+from support.catalogue import all_rows, optimizer_class, required, shapes_of, values_of
 
 pytest.importorskip("optgen_optim")
 
@@ -67,7 +67,7 @@ def test_refused_with_its_message(name, rule) -> None:
         assert reached, f"no class of {row.rule.name} meets {rule.message!r}"
         return  # what this class fixes keeps it from the rule
     with pytest.raises(rule.exception) as caught:
-        optimizer_class(name)([torch.nn.Parameter(torch.ones(3))], **settings)
+        optimizer_class(name)([torch.nn.Parameter(torch.ones(shapes_of(name, [(3,)])[0]))], **settings)
     assert type(caught.value) is rule.exception
     shown = {key: row.complete(settings)[key] for key in row.complete(settings)}
     assert str(caught.value) == rule.message.format_map({**_as_stored(row, shown), "name": row.name})

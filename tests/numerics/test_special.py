@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.catalogue import optimizer_class, required, rows, rules
+from support.catalogue import optimizer_class, required, rows, rules, shapes_of
 from support.targets import GPU
 
 import optgen
@@ -101,7 +101,7 @@ def every_rule() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("name", "target"), list(every_rule()), indirect=["target"])
 def test_zero_tensors_train(name, target) -> None:
-    params = [torch.nn.Parameter(torch.zeros(size)) for size in (5, 5000)]
+    params = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes_of(name, [(5,), (5000,)])]
     opt = targeted(optimizer_class(name), params, target, **required(name))
     if "train" in opt.rule.blocks:
         opt.train()

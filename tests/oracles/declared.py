@@ -320,6 +320,7 @@ class WholeRule:
     common: frozenset[str]
     of_stages: frozenset[str]
     own: frozenset[str]
+    ndim: int | None = None
     rows: Mapping[str, Row] = field(default_factory=dict)
 
     @cached_property
@@ -430,6 +431,7 @@ def whole_rule(
         common=frozenset(name for section in sections for name in (shared.get(section) or {})),
         of_stages=frozenset(name for one in put_on for name in (one.get("states") or {})),
         own=frozenset((*hypers, *options)),
+        ndim=spec.get("ndim"),
     )
 
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 
 from oracles import ball as balls
+from oracles import orthogonal
 from oracles.ball import HOST, HOST_TINY, TINY, ULP, Ball, rounded
 from oracles.storage import store, to_dtype
 
@@ -343,6 +344,23 @@ def reduce(x: Number, name: str, over: Kind) -> Number:
     return finish(balls.root(found.ball), over) if name in ("norm", "rms", "std") else found
 
 
+def matrices(name: str, x: Number, *settings: Number) -> Number:
+    """A function of matrices, of each matrix of the last two dimensions; NaN where one is not finite."""
+    shape, numbers = x.ball.shape, [float(setting.ball.mid) for setting in settings]
+    results = []
+    for mid, rad in zip(*(part.reshape(-1, *shape[-2:]) for part in (x.ball.mid, x.ball.rad)), strict=True):
+        if np.isfinite(mid).all() and np.isfinite(rad).all():
+            found = orthogonal.FUNCTIONS[name](mid, rad, *numbers)
+            results.append(Ball(found.value, found.errors))
+        else:
+            unknown = np.isinf(rad).any()
+            results.append(
+                Ball(np.full_like(mid, 0 if unknown else np.nan), np.full_like(mid, np.inf if unknown else 0))
+            )
+    mids, rads = ([getattr(each, part) for each in results] for part in ("mid", "rad"))
+    return Number(Ball(np.reshape(mids, shape), np.reshape(rads, shape)), x.kind)
+
+
 class Evaluator:
     """Values of expressions, given those of names."""
 
@@ -426,6 +444,8 @@ class Evaluator:
             case "clamp":
                 x, low, high = (self.number(arg) for arg in args)
                 return self._extreme("min", [self._extreme("max", [x, low]), high])
+            case name if name in orthogonal.FUNCTIONS:
+                return matrices(name, *(self.number(arg) for arg in args))
         x = self.number(args[0])
         if name in UNARY:
             function, units = UNARY[name]

@@ -15,7 +15,7 @@ Which settings there are is read from specs/, and no rule is named here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -43,6 +43,15 @@ def cases(name: str, targets: Sequence[str] | None = None) -> list[Case]:
             if targets is None or case.target in targets:
                 found.setdefault(case.label, replace(case, set=each))
     return sorted(found.values(), key=lambda case: (case.target, _rule(case)))
+
+
+def _rules() -> dict[str, list[str]]:
+    """Class names by rule, without rules of matrices: products are a library's, which differ between processors."""
+    return {rule: names for rule, names in rules(all_rows()).items() if all_rows()[names[0]].rule.ndim != 2}
+
+
+def _kept(found: Mapping[str, Values]) -> Iterator[Values]:
+    return (values for values in found.values() if all_rows()[values["class"]].rule.ndim != 2)
 
 
 def _rule(case: Case) -> str:
@@ -87,7 +96,7 @@ def _spec(name: str) -> str:
 @cache
 def _beginning(rule: str) -> str:
     """The method without which a rule does not step, or ""."""
-    (name, *_) = rules(all_rows())[rule]
+    (name, *_) = _rules()[rule]
     for method in ("", *all_rows()[name].rule.methods):
         made = class_of(name.removeprefix(OWN), _spec(name))
         opt = made([torch.zeros(1, requires_grad=True)], **required(name))
@@ -133,15 +142,15 @@ def _defaults(target: str, names: list[str]) -> Iterator[Values]:
 
 
 def _quick() -> Iterator[Case]:
-    for names in rules(all_rows()).values():
+    for names in _rules().values():
         yield from map(of, _defaults("torch", names))
     yield from list(_on_torch())[::EVERY]
-    yield from (of(values) for values in compiled().values() if values["target"] == "cpu")
+    yield from (of(values) for values in _kept(compiled()) if values["target"] == "cpu")
 
 
 def _on_torch() -> Iterator[Case]:
-    yield from map(of, paired().values())
-    for names in rules(all_rows()).values():
+    yield from map(of, _kept(paired()))
+    for names in _rules().values():
         whole, _ = _usual(names, "torch")
         for values in _defaults("torch", names):
             yield from (of({**values, "dtype": dtype}, special=True) for dtype in DTYPES)
@@ -151,10 +160,10 @@ def _on_torch() -> Iterator[Case]:
 
 def _core() -> Iterator[Case]:
     yield from _on_torch()
-    yield from (of(values) for values in compiled().values() if values["target"] == "cuda")
+    yield from (of(values) for values in _kept(compiled()) if values["target"] == "cuda")
     for target in COMPILED:
         met = Pairs()
-        for names in map(_compiled_names, rules(all_rows()).values()):
+        for names in map(_compiled_names, _rules().values()):
             yield from _on_compiled(target, names, met)
 
 
@@ -203,10 +212,10 @@ def _branches(setting: Hyper | Choice, values: tuple[Any, ...]) -> bool:
 
 
 def _whole() -> Iterator[Case]:
-    yield from map(of, full().values())
+    yield from map(of, _kept(full()))
     for target in COMPILED:
         met = Pairs()
-        for names in map(_compiled_names, rules(all_rows()).values()):
+        for names in map(_compiled_names, _rules().values()):
             whole, _ = _usual(names, target)
             rule = all_rows()[names[0]].rule
             shared = [name for name in whole if name not in rule.own and name not in rule.inputs]

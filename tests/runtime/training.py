@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from support.catalogue import shapes_of
 from torch import Tensor, nn
 
 SHAPES = ((40, 30), (300,), (7,), ())
@@ -15,8 +16,11 @@ GUARDS_NUMBERS = torch.__version__.startswith("2.8.")
 SMALL = 256  # as min_8bit_size: the first two of SHAPES have 8-bit states, the others 32-bit ones
 
 
-def make_params(dtype: torch.dtype = torch.float32, shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[nn.Parameter]:
-    """The same values at every call."""
+def make_params(
+    dtype: torch.dtype = torch.float32, shapes: Sequence[tuple[int, ...]] = SHAPES, of: str | None = None
+) -> list[nn.Parameter]:
+    """The same values at every call; in shapes that a class takes, if one is named."""
+    shapes = shapes if of is None else shapes_of(of, shapes)
     generator = torch.Generator().manual_seed(7)
     return [nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in shapes]
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from oracles.declared import Choice, Hyper, Row, State, another, holds, load_cat
 from oracles.spec_oracle import SpecOracle
 
 OWN_SPECS = Path(__file__).parents[1] / "specs"
+OTHERS = {"ns_coefficients": (2.0, -1.5, 0.5)}  # other values of settings with which few others make sense
 OWN = "own."  # the prefix of classes of tests/specs
 
 
@@ -36,7 +38,8 @@ def own_rows() -> dict[str, Row]:
 
 @cache
 def all_rows() -> dict[str, Row]:
-    return rows() | own_rows()
+    """Every class, those of matrices last: what is spread over all rules is the same for the others without them."""
+    return dict(sorted((rows() | own_rows()).items(), key=lambda named: named[1].rule.ndim == 2))
 
 
 def rules(table: Mapping[str, Row]) -> dict[str, list[str]]:
@@ -55,6 +58,24 @@ def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     return getattr(importlib.import_module("optgen_optim"), name)  # type: ignore[no-any-return]
 
 
+def shapes_of(name: str, shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Shapes of parameters as a class takes them: matrices, where its rule takes no others, of as many elements.
+
+    Of a vector they are as near to a square as that number allows; of a tensor of rank three and more its rows.
+    """
+    if all_rows()[name].rule.ndim != 2:
+        return list(shapes)
+    return [shape if len(shape) == 2 else _matrix(shape) for shape in shapes]
+
+
+def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    if len(shape) > 2:
+        return math.prod(shape[:-1]), shape[-1]
+    numel = math.prod(shape)
+    rows = next((rows for rows in range(math.isqrt(numel), 1, -1) if numel % rows == 0), min(numel, 1))
+    return rows, numel // max(rows, 1)
+
+
 def accepted(name: str) -> dict[str, inspect.Parameter]:
     """The arguments of a class, without `params`."""
     parameters = dict(inspect.signature(optimizer_class(name)).parameters)
@@ -67,6 +88,8 @@ def values_of(row: Row, setting: Hyper | Choice) -> tuple[Any, ...]:
     if isinstance(setting, Choice):
         return setting.choices
     default = setting.default
+    if setting.name in OTHERS:
+        return (tuple(default), OTHERS[setting.name])
     if setting.required:
         return (another(setting, None), another(setting, another(setting, None)))
     if setting.parts and default is not None:

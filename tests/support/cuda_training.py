@@ -11,7 +11,7 @@ from runtime.training import snapshot
 from torch import Tensor
 
 import optgen
-from support.catalogue import required
+from support.catalogue import required, shapes_of
 from support.compiling import ROOT
 
 ADAFACTOR = ROOT / "tests" / "specs" / "adafactor.yaml"
@@ -64,6 +64,8 @@ def new(
     name: str, shapes: Sequence[Any] = SHAPES, target: str = "cuda", device: Any = "cpu", **settings: Any
 ) -> tuple[Any, list[Tensor]]:
     """An optimizer and its parameters, always the same."""
+    if name not in ("Adafactor", "SomeSteps"):
+        shapes = shapes_of(name, shapes)
     params = [value.requires_grad_() for value in draw(shapes, 99, device=device)]
     if name not in ("Adafactor", "SomeSteps"):
         settings = {**required(name), "lr": 0.01, **settings}

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optgen.codecs import CODECS, WHOLE_TENSOR, Codec
-from optgen.ir.nodes import Const, Expr, Kind, Let, Program, Reduce, Ref, Select, children
+from optgen.ir.nodes import Const, Expr, Kind, Let, MatrixCall, Program, Reduce, Ref, Select, children
 
 MOST_CHOICES = 500_000
 MORE_PASSES = 2  # a schedule that is longer than it must be can move less, if what is shared then falls together
@@ -47,6 +47,7 @@ class Equations:
         self.codecs = {name: codec_of(kept) for name, kept in codecs.items()}
         self.lets: dict[str, Let] = {let.name: let for let in program.lets}
         self.reductions: dict[str, Use] = {}
+        self.matrices: set[str] = set()  # those of them that are one number for each element, and are stored as such
         self.stored = Use()
         self.written: list[str] = []
         self.later: set[str] = set()
@@ -96,6 +97,13 @@ class Equations:
                 if key not in self.reductions:
                     self.reductions[key] = self.use(x)
                 result.after.add(key)
+            case MatrixCall(op=op, x=x, settings=settings):
+                key = f"{op} of {x} with {settings}"
+                if key not in self.reductions:
+                    self.reductions[key] = self.use(x)
+                self.matrices.add(key)
+                result.after.add(key)
+                result.inputs.add(key)
             case _:
                 for child in children(expr):
                     result.add(self.use(child))
@@ -146,6 +154,7 @@ def least_bytes(program: Program, active: Expr, truth: Mapping[str, bool], codec
     """The least bytes per parameter that a step moves."""
     it = Equations(program, active, truth, codecs)
     needed = _needed(it)
+    made = WEIGHT_BYTES * len(it.matrices.intersection(needed))
     depth = _depth(it, it.stored.after)
     best = float("inf")
     for passes in range(depth, depth + MORE_PASSES + 1):
@@ -154,7 +163,7 @@ def least_bytes(program: Program, active: Expr, truth: Mapping[str, bool], codec
             reads[-1] |= it.stored.inputs
             for name, place in places.items():
                 reads[place] |= it.reductions[name].inputs
-            best = min(best, it.moved(reads))
+            best = min(best, made + it.moved(reads))
     return best
 
 

@@ -84,6 +84,18 @@ PRODIGY: dict[str, Any] = {  # prodigyopt 1.1.2, whose growth_rate is infinite i
     "d_coef": 1.0,
     "growth_rate": None,
 }
+MUON: dict[str, Any] = {  # torch 2.13
+    "lr": 1e-3,
+    "weight_decay": 0.1,
+    "momentum": 0.95,
+    "nesterov": True,
+    "ns_coefficients": (3.4445, -4.775, 2.0315),
+    "eps": 1e-7,
+    "ns_steps": 5,
+    "adjust_lr_fn": None,
+}
+NORMUON: dict[str, Any] = {"lr": 0.02, "weight_decay": 0, "momentum": 0.95, "beta2": 0.95}  # its reference
+ADAMUON: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.1, "momentum": 0.95, "beta2": 0.95}
 ANYPRECISION: dict[str, Any] = {  # torchdistx 0.2
     "lr": 1e-3,
     "betas": (0.9, 0.999),
@@ -108,4 +120,7 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     **{f"SophiaG{suffix}": SOPHIA_G for suffix in ("", "8bit")},
     **{f"MARS{suffix}": MARS for suffix in ("", "8bit")},
     **{f"AdaBelief{suffix}": ADABELIEF for suffix in ("", "8bit")},
+    **{f"Muon{suffix}": MUON for suffix in ("", "8bit", "4bit")},
+    **{f"NorMuon{suffix}": NORMUON for suffix in ("", "8bit", "4bit")},
+    **{f"AdaMuon{suffix}": ADAMUON for suffix in ("", "8bit", "4bit")},
 }

@@ -102,12 +102,12 @@ def test_what_does_not_fit_a_class_is_named(name) -> None:
     """Of every class: other shapes, groups, rules, newer versions, states of nobody; nothing is loaded then."""
     cls, settings = optimizer_class(name), required(name)
     shapes = ((8, 40), (7,))
-    params = make_params(shapes=shapes)
+    params = make_params(shapes=shapes, of=name)
     if "target" in accepted(name):
         settings |= {"target": "torch"}
 
     def trained(shapes: Any) -> tuple[Any, Any]:
-        members = make_params(shapes=shapes)
+        members = make_params(shapes=shapes, of=name)
         opt = cls(members, **settings)
         getattr(opt, "train", lambda: None)()
         train(opt, members, 1, 1)
@@ -119,8 +119,10 @@ def test_what_does_not_fit_a_class_is_named(name) -> None:
     if state is not None:
         wrong = saved(trained(((9, 41), (7,)))[0])
         refused(opt, params, wrong, "parameter 0: ", "has shape")
-    refused(opt, params, saved(cls(make_params(shapes=shapes[:1]), **settings)), "group 0 has 1 parameters, not 2")
-    two = cls([{"params": [param]} for param in make_params(shapes=shapes)], **settings)
+    refused(
+        opt, params, saved(cls(make_params(shapes=shapes[:1], of=name), **settings)), "group 0 has 1 parameters, not 2"
+    )
+    two = cls([{"params": [param]} for param in make_params(shapes=shapes, of=name)], **settings)
     refused(opt, params, saved(two), "it has 2 param groups, not 1")
     mark = good["optgen"]
     refused(opt, params, {**good, "optgen": {**mark, "rule": "of_mine", "class": "Mine"}}, "it is of Mine (rule of_min")

@@ -22,7 +22,7 @@ from runtime.training import SMALL, make_params, same, saved, set_grads, snapsho
 
 STEPS = 3
 SHAPES = ((8, 40), (7,))  # the first has quantized states, with a block that is not full
-CODEC_OF_BITS = {8: ("int8", "fp8", "companded8"), 32: ("fp32",)}
+CODEC_OF_BITS = {4: ("int4",), 8: ("int8", "fp8", "companded8"), 32: ("fp32",)}
 ROUNDED = ("stochastic", "kahan", "split8", "split16")
 
 
@@ -47,7 +47,7 @@ def advance(opt: Any, params: Sequence[nn.Parameter], step: int) -> None:
 
 def check(name: str, settings: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> Any:
     """The run's optimizer, after its killed twin has been found equal to it all the way."""
-    whole_params, params = make_params(dtype, SHAPES), make_params(dtype, SHAPES)
+    whole_params, params = make_params(dtype, SHAPES, name), make_params(dtype, SHAPES, name)
     whole, killed = build(name, whole_params, settings), build(name, params, settings)
     for mode in modes(whole)[-1:]:
         getattr(whole, mode)()
@@ -146,7 +146,7 @@ def test_every_rule_and_rounding(name, rounding) -> None:
 def test_between_micro_batches(name) -> None:
     """Gradients that are half added up are no part of a checkpoint: what is killed there begins with them again."""
     settings = stored(name, "int8" if "int8" in codecs_of(name) else "fp32") | {"target": "torch"}
-    whole_params, params = make_params(shapes=SHAPES), make_params(shapes=SHAPES)
+    whole_params, params = make_params(shapes=SHAPES, of=name), make_params(shapes=SHAPES, of=name)
     whole, killed = build(name, whole_params, settings), build(name, params, settings)
     for mode in modes(whole)[-1:]:
         getattr(whole, mode)()
@@ -181,7 +181,7 @@ def test_checkpoints_without_what_is_said_of_them(name) -> None:
         if codec not in codecs_of(name):
             continue
         settings = stored(name, codec) | ({} if rows()[name].torch_only else {"target": "torch"})
-        params = make_params(shapes=SHAPES)
+        params = make_params(shapes=SHAPES, of=name)
         opt = build(name, params, settings)
         for mode in modes(opt)[-1:]:
             getattr(opt, mode)()
@@ -237,7 +237,7 @@ def check_in_kernels(name: str, codec: str) -> None:
 
 @pytest.mark.parametrize(("name", "codec"), OWN, ids=str)
 def test_every_class_in_kernels(name, codec) -> None:
-    assert codec == ("int8" if rows()[name].bits == 8 else "fp32")
+    assert codec == {4: "int4", 8: "int8"}.get(rows()[name].bits or 32, "fp32")
     check_in_kernels(name, codec)
 
 

@@ -42,7 +42,7 @@ def on_gpu(**settings: Any) -> Any:
 
 @pytest.mark.parametrize("name", sorted(rows()))
 def test_every_class_takes_it_by_keyword_and_refuses_it_on_a_cpu(name: str) -> None:
-    params = make_params(shapes=((4, 3), (5,)))
+    params = make_params(shapes=((4, 3), (5,)), of=name)
     opt = optimizer_class(name)(params, **required(name), capturable=True)
     if hasattr(opt, "train"):
         opt.train()

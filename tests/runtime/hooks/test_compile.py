@@ -41,7 +41,8 @@ class Run:
     def __init__(self, name: str, **settings: Any) -> None:
         torch.manual_seed(3)
         self.model = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 4))
-        self.params = list(self.model.parameters())
+        ndim = optimizer_class(name).rule.ndim  # type: ignore[attr-defined]
+        self.params = [param for param in self.model.parameters() if ndim in (None, param.ndim)]
         self.data = torch.randn(8, 16)
         self.optimizer: Any = optimizer_class(name)(self.params, **{**CLASSES.get(name, {}), **settings})
         if hasattr(self.optimizer, "train"):

@@ -57,7 +57,8 @@ def found(model: nn.Module, opt: Any) -> dict[str, Any]:
 
 def trained(cls: Callable[..., Any], fused: bool, **settings: Any) -> dict[str, Any]:
     model = make_model()
-    opt = cls(model.parameters(), fused_backward=fused, **settings)
+    taken = [param for param in model.parameters() if cls.rule.ndim in (None, param.ndim)]  # type: ignore[attr-defined]
+    opt = cls(taken, fused_backward=fused, **settings)
     train(model, opt)
     return found(model, opt)
 

@@ -109,15 +109,15 @@ def every_rule_and_scheduler() -> Iterator[Any]:
 @pytest.mark.parametrize(("name", "scheduler"), list(every_rule_and_scheduler()))
 def test_each_sets_what_it_sets_for_torch_and_steps_take_it(name: str, scheduler: str) -> None:
     """As a run in which the same numbers are written into the groups by hand."""
-    params, others = make_params(), make_params()
+    params, others = make_params(of=name), make_params(of=name)
     opt = build(name, params)
     seen = list(scheduled(opt, params, SCHEDULERS[scheduler]))
     mine = opt.param_groups[0]
     if "betas" in mine:
-        betas = build(name, make_params()).param_groups[0]["betas"]
+        betas = build(name, make_params(of=name)).param_groups[0]["betas"]
         theirs: torch.optim.Optimizer = torch.optim.Adam(make_params(), lr=LR, betas=betas[:2])
     else:
-        momentum = build(name, make_params()).param_groups[0].get("momentum", 0.0)
+        momentum = build(name, make_params(of=name)).param_groups[0].get("momentum", 0.0)
         theirs = torch.optim.SGD(make_params(), lr=LR, momentum=momentum)
         if "momentum" not in mine:
             del theirs.defaults["momentum"]

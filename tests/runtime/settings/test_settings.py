@@ -152,7 +152,7 @@ def test_locked_bits(cls) -> None:
 def test_every_class_with_defaults(name) -> None:
     cls: Any = optgen_optim.CLASSES[name]
     settings = required(name)
-    params = make_params()
+    params = make_params(of=name)
     before = [p.detach().clone() for p in params]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -36,7 +36,7 @@ def test_every_class_takes_them_by_keyword(name: str) -> None:
     assert {key: known[key].default for key in KEYWORDS} == KEYWORDS
     assert all(known[key].kind is inspect.Parameter.KEYWORD_ONLY for key in KEYWORDS)
     for settings in ({"fused": False}, {"foreach": True}, {"foreach": False, "differentiable": False}):
-        group = optimizer_class(name)(make_params(), **required(name), **settings).param_groups[0]  # type: ignore[call-arg]
+        group = optimizer_class(name)(make_params(of=name), **required(name), **settings).param_groups[0]  # type: ignore[call-arg]
         assert {key: group[key] for key in KEYWORDS} == KEYWORDS | settings
 
 

@@ -11,7 +11,7 @@ from optgen.backends.py_printer import PyPrinter, py_number
 from optgen.backends.python_blocks import live_code
 from optgen.backends.python_calls import call_lines, names_code, tuple_code
 from optgen.backends.quoting import py_string
-from optgen.ir.guards import RECORDED, Guard
+from optgen.ir.guards import FIRST, RECORDED, Guard
 from optgen.ir.nodes import Call, Const, Kind, Reduce, refs, walk
 from optgen.ir.refusals import Refusal
 from optgen.ir.rule import WholeRule, given_readers, readers
@@ -108,6 +108,8 @@ def state_lines(rule: WholeRule, name: str, state: State, indent: int) -> list[s
     if not item.exists.is_true:
         parts.append(prefixed("exists=", live_code(item.exists)))
     init = rule.inits[name]
+    if rule.matrices is not None and name in rule.matrices.drawn:
+        parts.append("draws=True")
     if not isinstance(init, Const):
         parts.append(f"init=_start_{name}")
         if {"param", "grad"}.intersection(refs(init)):
@@ -164,7 +166,8 @@ def on_step_texts(rule: WholeRule) -> dict[str, str]:
         if guard.about == "step":
             # A number that is out of range is refused later.
             own = f"m.remainder(step, m.number({read[guard.subject]}))" if guard.subject in rule.hypers else ""
-            holds = f"{own or f'step % {guard.subject}'} == {guard.value}"
+            number = "step" if guard.subject == FIRST else own or f"step % {guard.subject}"
+            holds = f"{number} == {guard.value}"
             result[name] = f"{read[RECORDED]} or {holds}" if RECORDED in rule.storage else holds
     return result
 

@@ -17,6 +17,8 @@ from optgen.operations import COMPARISONS
 Subject = Literal["option", "hyper", "input", "fact", "codec", "step"]
 RECORDED = "capturable"
 """The setting of steps that are recorded."""
+FIRST = "9007199254740992"
+"""The period of what happens on the first step alone: no count of steps reaches it."""
 WORDS = {"==": "is", "!=": "not"}
 MACROS = frozenset(
     ("export", "f16c", "fp8_avx512", "fp8_instructions", "function", "generic", "grad_codec", "infinity", "inline",
@@ -57,6 +59,8 @@ class Guard:
                 return f"{self.subject} is {'not ' if holds else ''}None"
             case "tensorwise":
                 return f"{'not ' if holds else ''}block_wise"
+            case "every" if self.subject == FIRST:
+                return f"step {'==' if holds else '!='} 1"
             case "every" if not self.value:
                 return f"{'' if holds else 'not '}every({self.subject})"
             case "every":
@@ -78,6 +82,8 @@ def guard_name(subject: str, op: str, value: float | str | None) -> str:
             return subject
         case "given" | "tensorwise":
             return f"{subject}_{op}"
+        case "every" if subject == FIRST:
+            return "first_step"
         case "every":
             return f"every_{subject}{f'_at_{value}' if value else ''}"
         case _:

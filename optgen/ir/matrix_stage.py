@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from optgen.diagnostics import Reporter, suggest
 from optgen.ir.builder import Builder
 from optgen.ir.formula import TRUE, Formula
-from optgen.ir.nodes import Call, Expr, Input, Kind, Program, Ref
+from optgen.ir.nodes import Call, Expr, Input, Kind, Program, Ref, walk
 from optgen.ir.parser import Stage, node_location
 from optgen.ir.scope import Scope
 from optgen.ir.shapes import LINES, OF_PARAMETER, OWN, MisfitError, Shape, shape_of, shown, size_name
@@ -42,6 +42,12 @@ class MatrixStage:
     states: Mapping[str, Input]
     shapes: Mapping[str, Shape]
     sizes: tuple[str, ...]
+
+    @property
+    def drawn(self) -> frozenset[str]:
+        """The states that random numbers are drawn for."""
+        nodes = ((let.variable, node) for let in self.program.lets for node in walk(let.expr))
+        return frozenset(name for name, node in nodes if isinstance(node, Call) and node.op == "normal_matrix")
 
 
 def build_matrix_stage(

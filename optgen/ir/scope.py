@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from optgen.diagnostics import Reporter, suggest
 from optgen.ir.expansion import Library
 from optgen.ir.formula import FALSE, TRUE, Formula, atom
-from optgen.ir.guards import GuardTable, feasible
+from optgen.ir.guards import FIRST, GuardTable, feasible
 from optgen.ir.nodes import Input, Kind
 from optgen.ir.parser import node_location, refuse
 from optgen.operations import BY_SYNTAX, CALLED
@@ -95,6 +95,11 @@ class Scope:
             ) if above is not None and not isinstance(rest, bool):
                 steps = self._every(period, rest, text, reporter, above)
                 return steps if isinstance(op, ast.Eq) else ~steps
+            case ast.Compare(
+                left=ast.Name(id="step"), ops=[ast.Eq() | ast.NotEq() as op], comparators=[ast.Constant(value=1)]
+            ) if above is not None:
+                first = self.guards.formula("step", FIRST, "every", 1)
+                return first if isinstance(op, ast.Eq) else ~first
             case ast.Compare(left=left, ops=[op], comparators=[right]):
                 formula = self._comparison(left, op, right, lenient)
                 if formula is not None:

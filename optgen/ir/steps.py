@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from optgen.ir.formula import FALSE, TRUE, Formula, atom
-from optgen.ir.guards import RECORDED
+from optgen.ir.guards import FIRST, RECORDED
 from optgen.ir.nodes import Arm, Call, Const, Expr, Kind, Ref, Select
 from optgen.ir.scope import Scope
 
@@ -94,7 +94,8 @@ def as_computed(formula: Formula, scope: Scope) -> Expr:
     if guard.about != "step":
         return Select(atom(guard.name), then, other, scope.condition_kind(atom(guard.name)))
     period = Ref(guard.subject) if guard.subject in scope.hypers else Const(float(guard.subject))
-    holds = Call("==", (Call("%", (Ref("step"), period)), Const(float(guard.value or 0))))
+    number = Ref("step") if guard.subject == FIRST else Call("%", (Ref("step"), period))
+    holds = Call("==", (number, Const(float(guard.value or 0))))
     if other == Const(False):
         return holds if then == Const(True) else Call("and", (holds, then))
     if then == Const(False):

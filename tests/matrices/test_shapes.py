@@ -12,7 +12,7 @@ from support.targets import ready
 from torch import Tensor, nn
 
 import optgen
-from matrices.small import Rule, followed, galore
+from matrices.small import Rule, apollo, dion, followed, galore, galore_adafactor, shampoo, soap
 
 SPECS = Path(__file__).parent / "specs"
 SHAPES = ((24, 40), (40, 24), (16, 16), (3, 30))
@@ -47,8 +47,8 @@ def trained(
 
 def assert_follows(found: list[Tensor], rule: Rule, shapes: Any = SHAPES, steps: int = STEPS) -> None:
     starts, grads = gradients(0, shapes), gradients(1, shapes, steps)
-    for param, start, own in zip(found, starts, grads, strict=True):
-        right = followed(rule, start[0].double().numpy(), [g.double().numpy() for g in own])
+    for position, (param, start, own) in enumerate(zip(found, starts, grads, strict=True)):
+        right = followed(rule, start[0].double().numpy(), [g.double().numpy() for g in own], position)
         worst = abs(param.double().numpy() - right.param).max()
         assert worst <= right.error, (tuple(param.shape), worst, right.error)
         assert right.error < 0.02 * abs(right.param - start[0].double().numpy()).max(), "the bound says nothing"
@@ -65,6 +65,63 @@ def test_galore_follows_the_formula(target: str) -> None:
     shapes = [{name: tuple(value.shape) for name, value in entry.items()} for entry in opt.state.values()]
     assert shapes[0] == {"step": (), "basis": (4, 24), "exp_avg": (40, 4), "exp_avg_sq": (40, 4)}
     assert shapes[3] == {"step": (), "basis": (3, 3), "exp_avg": (30, 3), "exp_avg_sq": (30, 3)}
+
+
+PROJECTED = {"rank": 4, "gap": 3}
+SQUARE = ((16, 16), (9, 9))
+CASES: dict[str, tuple[str, str, dict[str, Any], Rule, Any]] = {
+    "galore, as in 8 bits": (
+        "galore", "Galore", {**GALORE, "corrected_eps": True, "eps": 1e-8},
+        galore(**PROJECTED, corrected_eps=True, eps=1e-8), SHAPES,
+    ),
+    "galore, a basis a step": (
+        "galore", "Galore", {"rank": 2, "update_proj_gap": 1}, galore(rank=2, gap=1), SHAPES,
+    ),
+    "galore adafactor": (
+        "galore_adafactor", "GaloreAdafactor", {**GALORE, "weight_decay": 0.1},
+        galore_adafactor(**PROJECTED, weight_decay=0.1), SHAPES,
+    ),
+    "galore adafactor, averaged": (
+        "galore_adafactor", "GaloreAdafactor",
+        {**GALORE, "beta1": 0.9, "lr": 1e-2, "relative_step": False, "scale_parameter": False},
+        galore_adafactor(**PROJECTED, beta1=0.9, lr=1e-2, scale_parameter=False), SHAPES,
+    ),
+    "apollo": ("apollo", "Apollo", {**GALORE, "weight_decay": 0.1}, apollo(**PROJECTED, weight_decay=0.1), SHAPES),
+    "apollo, singular vectors": (
+        "apollo", "Apollo", {**GALORE, "proj": "svd"}, apollo(**PROJECTED, random=False), SHAPES,
+    ),
+    "apollo mini": (
+        "apollo", "Apollo", {"rank": 1, "scale_type": "tensor", "scale": 128.0, "update_proj_gap": 3},
+        apollo(rank=1, gap=3, channel=False, scale=128.0), SHAPES,
+    ),
+    "apollo, without a limit": (
+        "apollo", "Apollo", {**GALORE, "scale": 4.0, "disable_nl": True}, apollo(**PROJECTED, scale=4.0, limited=False),
+        SHAPES,
+    ),
+    "apollo, the factor first": (
+        "apollo", "Apollo", {**GALORE, "scale": 4.0, "scale_front": True}, apollo(**PROJECTED, scale=4.0, front=True),
+        SHAPES,
+    ),
+    "soap": ("soap", "Soap", {"precondition_frequency": 2}, soap(frequency=2), SQUARE),
+    "shampoo": ("shampoo", "Shampoo", {"eps": 1e-2}, shampoo(eps=1e-2), SHAPES),
+    "shampoo, averaged": (
+        "shampoo", "Shampoo", {"eps": 1e-2, "betas": (0.9, 0.99), "precondition_frequency": 3, "weight_decay": 0.1},
+        shampoo(eps=1e-2, betas=(0.9, 0.99), frequency=3, weight_decay=0.1), SHAPES,
+    ),
+    "shampoo, not grafted": (
+        "shampoo", "Shampoo", {"eps": 1e-2, "grafting": "none", "use_bias_correction": False},
+        shampoo(eps=1e-2, grafting="none", corrected=False), SHAPES,
+    ),
+    "dion": ("dion", "Dion", {"rank": 4}, dion(rank=4), SHAPES),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ["torch", "cpu"])
+@pytest.mark.parametrize("case", CASES)
+def test_rules_follow_their_formulas(case: str, target: str) -> None:
+    name, cls, settings, rule, shapes = CASES[case]
+    found, _ = trained(loaded(name, cls), target, shapes, **settings)
+    assert_follows(found, rule, shapes)
 
 
 @pytest.mark.parametrize("settings", [{}, {"optim_bits": 16}, {"optim_bits": 8}, {"optim_bits": 4}], ids=str)
@@ -149,3 +206,96 @@ def test_within_backward() -> None:
             opt.step()
         results.append([param.detach().clone() for param in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+# Faults of the originals that do not recur
+
+
+def stepped(cls: Any, params: list[Any], grads: list[list[Tensor]], **settings: Any) -> Any:
+    """An optimizer after steps on these gradients, those of a step together."""
+    opt = cls(params, target="cpu", **settings)
+    for own in grads:
+        for param, grad in zip(params, own, strict=True):
+            param.grad = grad.clone()
+        opt.step()
+    return opt
+
+
+def test_a_first_gradient_of_zero_locks_nothing() -> None:
+    """APOLLO's limit of growth would begin at 0: LoRA's first matrix has such a gradient."""
+    generator = torch.Generator().manual_seed(1)
+    grads = [[torch.zeros(12, 20)], *([torch.randn(12, 20, generator=generator)] for _ in range(20))]
+    late, early = (nn.Parameter(torch.zeros(12, 20)) for _ in range(2))
+    stepped(loaded("apollo", "Apollo"), [late], grads, rank=4)
+    stepped(loaded("apollo", "Apollo"), [early], grads[1:], rank=4)
+    assert 0.5 < float(late.detach().norm() / early.detach().norm()) < 2
+
+
+def test_projections_in_few_bits_train_however_small() -> None:
+    """bitsandbytes leaves states below 4096 numbers in 32 bits, and galore_torch's 8-bit rule then does not train."""
+    grads = [[torch.randn(12, 20, generator=torch.Generator().manual_seed(i))] for i in range(3)]
+    for least in (0, 4096):
+        param = nn.Parameter(torch.zeros(12, 20))
+        opt = stepped(loaded("galore", "Galore"), [param], grads, rank=4, optim_bits=8, min_8bit_size=least)
+        assert float(param.detach().abs().max()) > 1e-4
+        assert opt.state[param]["exp_avg"].dtype is (torch.uint8 if least == 0 else torch.float32)
+
+
+def test_layers_of_one_shape_have_a_basis_each() -> None:
+    grads = [[torch.ones(12, 20)] * 2]
+    params = [nn.Parameter(torch.zeros(12, 20)) for _ in range(2)]
+    for fused in (False, True):
+        opt = loaded("apollo", "Apollo")(params, target="cpu", rank=4, fused_backward=fused)
+        if fused:
+            (params[0].sum() + params[1].sum()).backward()
+        else:
+            for param, grad in zip(params, *grads, strict=True):
+                param.grad = grad
+        opt.step()
+        first, second = (opt.state[param]["basis"] for param in params)
+        assert not torch.equal(first, second)
+        params = [nn.Parameter(torch.zeros(12, 20)) for _ in range(2)]
+
+
+def test_random_bases_follow_from_the_seed() -> None:
+    grads = [[torch.ones(12, 20)]] * 3
+    bases = []
+    for seed in (0, 0, 1):
+        param = nn.Parameter(torch.zeros(12, 20))
+        opt = stepped(loaded("apollo", "Apollo"), [param], grads, rank=4, seed=seed, update_proj_gap=2)
+        bases.append(opt.state[param]["basis"])
+    assert torch.equal(bases[0], bases[1])
+    assert not torch.equal(bases[0], bases[2])
+    assert 0.3 < float(bases[0].std()) < 0.7  # 1 over the root of the rank
+
+
+@pytest.mark.parametrize(
+    ("name", "cls", "settings"),
+    [
+        ("galore", "Galore", {"rank": 8}),
+        ("apollo", "Apollo", {"rank": 8, "proj": "svd"}),
+        ("galore_adafactor", "GaloreAdafactor", {"rank": 8}),
+        ("dion", "Dion", {"rank": 8}),
+        ("soap", "Soap", {"precondition_frequency": 2}),
+        ("shampoo", "Shampoo", {"eps": 1e-3}),
+    ],
+)
+def test_gradients_of_low_rank_are_no_trouble(name: str, cls: str, settings: dict[str, Any]) -> None:
+    """As those of LoRA: what a rule adds in the directions that they do not have stays finite and small."""
+    generator = torch.Generator().manual_seed(2)
+    param = nn.Parameter(torch.zeros(24, 16))
+    pairs = [[torch.randn(size, 2, generator=generator) for size in (24, 16)] for _ in range(5)]
+    stepped(loaded(name, cls), [param], [[a @ b.mT] for a, b in pairs], lr=None if "adaf" in name else 1e-2, **settings)
+    assert 0 < float(param.detach().abs().max()) < 1
+    zero = nn.Parameter(torch.ones(24, 16))
+    stepped(loaded(name, cls), [zero], [[torch.zeros(24, 16)]] * 3, weight_decay=0.0, **settings)
+    assert torch.equal(zero, torch.ones(24, 16))
+
+
+def test_bases_stay_orthogonal() -> None:
+    param = nn.Parameter(torch.zeros(24, 16))
+    grads = [[torch.randn(24, 16, generator=torch.Generator().manual_seed(i))] for i in range(52)]
+    opt = stepped(loaded("soap", "Soap"), [param], grads, precondition_frequency=1)
+    for name in ("row_basis", "col_basis"):
+        basis = opt.state[param][name].double()
+        assert float((basis.mT @ basis - torch.eye(len(basis))).abs().max()) < 1e-6

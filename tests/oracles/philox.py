@@ -40,9 +40,9 @@ def bits16(numel: int, seed: int, position: int, step: int) -> npt.NDArray[np.in
     return halves.reshape(-1)[:numel].astype(np.int64)
 
 
-def words(numel: int, seed: int, position: int, number: int) -> Words:
+def words(numel: int, seed: int, position: int, number: int, step: int = 0) -> Words:
     """Two words for each element of a parameter, for the draw of this number among a rule's initial values."""
     element = np.arange(numel, dtype=np.uint64)
     high = (element >> HALF) + np.uint64(number << 16)
-    counter = np.stack([element & LOW, high, np.full_like(element, position), np.zeros_like(element)], axis=1)
+    counter = np.stack([element & LOW, high, np.full_like(element, position), np.full_like(element, step)], axis=1)
     return philox(counter, seed)[:, :2]

@@ -49,7 +49,7 @@ BODIES = {
     "run-time comparison of names": "if lr > beta1:\n    param = grad",
     "flag compared": "if amsgrad == 1:\n    param = grad",
     "run-time value": "n = norm(grad)\nif n > 1:\n    param = param - grad\nparam = param - lr * grad",
-    "run-time step": "if step == 1:\n    param = grad",
+    "run-time step": "if step == 2:\n    param = grad",
     # loops
     "loop: a value": "for x in grad:\n    param = param - lr * x",
     "loop: a count that is a setting": "for i in range(lr):\n    param = param - lr * grad",

@@ -265,3 +265,27 @@ def test_a_method_goes_by_the_steps_so_far(tmp_path: Path, target: str) -> None:
         train(opt, [param], step, step)
         opt.turn()
         assert torch.equal(opt.state[param]["slow"], param if step % 2 else -param)
+
+
+FIRST = """
+name: first_moves_all
+hyperparameters: {lr: 1e-2}
+blocks:
+  step: |
+    if step == 1:
+        param = param - grad
+    elif every(2):
+        param = param - lr * grad
+"""
+
+
+def test_the_first_step_alone(target: str, tmp_path: Path) -> None:
+    path = tmp_path / "first_moves_all.yaml"
+    path.write_text(FIRST)
+    params = make_params(shapes=SHAPES)
+    starts = [param.detach().clone() for param in params]
+    run(optgen.load(path).FirstMovesAll(params, target=target), params, range(1, 6))
+    for position, (param, value) in enumerate(zip(params, starts, strict=True)):
+        for step, rate in ((1, 1.0), (2, 0.01), (4, 0.01)):
+            value = value.double() - rate * gradients(step, SHAPES)[position].double()
+        torch.testing.assert_close(param.detach().double(), value, rtol=1e-5, atol=1e-6)

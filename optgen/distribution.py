@@ -50,8 +50,8 @@ def check_file(package: str, directory: Path) -> bool:
     """Check the pyproject.toml beside a package, which is the user's; return whether there is one.
 
     Raises:
-        UserError: if the folder has another name than the package, or the file is not TOML, is of another package, or
-            lacks the runtime among its dependencies.
+        UserError: if the folder has another name than the package, or the file is a link, is not TOML, is of another
+            package, or lacks the runtime among its dependencies.
     """
     if directory.resolve().name != package:
         raise UserError(
@@ -59,6 +59,8 @@ def check_file(package: str, directory: Path) -> bool:
             f"{directory / package}"
         )
     path = file_beside(directory)
+    if path.is_symlink():
+        raise UserError(f"{path} is a link, through which nothing is written; move it away, or name another folder")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -68,5 +68,5 @@ def test_a_public_host_runs_both_and_everything() -> None:
     matrix = jobs["torch"]["strategy"]["matrix"]
     assert matrix["torch"] == ["oldest", "newest"]
     runs = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
-    assert runs == [".ci/run", "python tools/torch_versions.py ${{ matrix.torch }}"]
+    assert {".ci/run", "python tools/torch_versions.py ${{ matrix.torch }}"} <= set(runs)
     assert (ROOT / ".ci" / "run").exists()

@@ -68,10 +68,19 @@ def main(purpose: str) -> None:
         return
     make_venv()
     constraints = install_torch(pinned=purpose == "test")
-    pip_install("--quiet", "-e", f".[{purpose}]", "-c", str(constraints))
+    needed = [".[demo]"] if purpose == "demo" else [".", *group(purpose)]
+    pip_install("--quiet", "-c", str(constraints), "-e", *needed)
     if purpose == "test":
         add_pycuda(compiler, constraints)
     stamps[purpose].write_text(key.hexdigest())
+
+
+def group(name: str) -> list[str]:
+    """Requirements of a dependency group of pyproject.toml, which the pip of a new environment may be too old for."""
+    import tomllib  # which older Pythons lack, and are told so
+
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+    return [str(requirement) for requirement in groups[name]]
 
 
 def check_compiler(purpose: str) -> str:

@@ -26,7 +26,7 @@ def run_bench(request: Request) -> None:
     if importlib.util.find_spec("torch") is None:
         raise UserError("the bench needs torch: pip install torch")
     if request.png is not None and importlib.util.find_spec("matplotlib") is None:
-        raise UserError("a picture needs matplotlib: pip install 'optgen[demo]'; or leave --png out")
+        raise UserError("a picture needs matplotlib: pip install matplotlib; or leave --png out")
     if request.png is not None:
         request.png.parent.mkdir(parents=True, exist_ok=True)
         if request.png.is_dir():

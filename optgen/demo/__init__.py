@@ -50,7 +50,7 @@ def run_demo(out: Path, steps: int) -> None:
         runs = [train(start, text, contender, steps, begin(contender.name)) for contender in contenders]
     print_runs(runs)
     if importlib.util.find_spec("matplotlib") is None:
-        print_text("no picture without matplotlib: pip install 'optgen[demo]'")
+        print_text("no picture without matplotlib: pip install matplotlib")
         return
     from optgen.demo.picture import save_picture
 

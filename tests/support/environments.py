@@ -35,6 +35,7 @@ def setup_venv() -> ModuleType:
 
 def built_wheel(source: Path, out: Path) -> Path:
     """Build the wheel of a source folder."""
+    out.mkdir(exist_ok=True)
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, source, cwd=out)
     (path,) = out.glob("*.whl")
     return path

@@ -1,0 +1,20 @@
+# The command `optgen` on a CPU, with the compiler that kernels need: docker build -t optgen .
+#   docker run --rm optgen list
+#   docker run --rm -v "$PWD:/work" optgen build my_optimizer.yaml
+FROM python:3.13-slim
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /source
+COPY LICENSE README.md SECURITY.md pyproject.toml ./
+COPY generated generated
+COPY optgen optgen
+COPY specs specs
+COPY templates templates
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" . && rm -rf /source
+RUN useradd --create-home optgen
+USER optgen
+WORKDIR /work
+ENTRYPOINT ["optgen"]
+CMD ["--help"]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from optgen.console import brief, print_error, print_json, print_table, print_text
+from optgen.console import print_error, print_json, print_text
 from optgen.diagnostics import SpecError, count, format_diagnostics, strictly, suggest
 from optgen.errors import UserError
 from optgen.garbage import garbage_left
@@ -191,29 +191,30 @@ def check(specs: SpecsArgument = None, onto: OntoOption = None, strict: StrictOp
 
 
 @app.command("list")
-def list_classes(specs: SpecsArgument = None, onto: OntoOption = None, as_json: JsonOption = False) -> None:
-    """List the classes of specs, with their memory and traffic."""
-    _check_onto(specs, onto)
-    result = _compiled(_specs(specs), onto=onto)
-    if as_json:
-        from optgen.explain import class_record
+def list_classes(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PATTERN|SPECS]...",
+            help="Parts of names, as adam or '*8bit', of classes or rules to show; spec files, or folders of them, to "
+            "read in place of optgen's own.",
+            autocompletion=_class_names,
+            show_default=False,
+        ),
+    ] = None,
+    onto: OntoOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List classes with their memory and traffic, and what their rules are."""
+    from optgen.catalogue import asked_for, matching, print_records, records
 
-        print_json([class_record(info) for info in result.classes])
-        return
-    columns = ("class", "rule", "bits", "states", "state B/param", "passes", "traffic B/param")
-    rows = [
-        (
-            info.name,
-            info.rule,
-            str(info.bits),
-            ", ".join(info.states),
-            brief(info.state_bytes),
-            str(info.passes),
-            brief(info.traffic),
-        )
-        for info in result.classes
-    ]
-    print_table(columns, rows, right=("bits", "state B/param", "passes", "traffic B/param"))
+    specs, patterns = asked_for(words or ())
+    _check_onto(specs, onto)
+    found = matching(records(_specs(specs), onto), patterns)
+    if as_json:
+        print_json(found)
+    else:
+        print_records(found)
 
 
 @app.command()

@@ -17,6 +17,7 @@ def class_record(info: ClassInfo) -> dict[str, object]:
     return {
         "class": info.name,
         "family": info.rule,
+        "title": info.whole_rule.title.raw,
         "module": info.module,
         "bits": info.bits,
         "states": list(info.states),

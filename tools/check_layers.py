@@ -18,6 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "optgen",
         "__main__",
         "bench",
+        "catalogue",
         "cli",
         "commands",
         "console",

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 import optgen.compiler
 import optgen.precompile
+from optgen import catalogue
 from optgen.commands import app
 from optgen.distribution import requirement
 from optgen.explanation import TARGETS
@@ -332,11 +333,77 @@ def test_check_says_how_many_classes(here: Path) -> None:
 def test_list_falls_back_on_the_stock_specs(here: Path) -> None:
     result = optgen_command("list")
     assert result.exit_code == 0, result.output
-    header, *rows = result.stdout.splitlines()
+    rules, classes = result.stdout.split("\n\n")
+    assert "lion                 Lion, evolved sign momentum" in rules
+    header, *rows = classes.splitlines()
     assert header.split() == ["class", "rule", "bits", "states", "state", "B/param", "passes", "traffic", "B/param"]
     table = {row.split()[0]: row.split() for row in rows}
     assert table["AdamW"][-3:] == ["8", "1", "28"]
     assert table["AdamW8bit"][-3:] == ["2.03", "1", "16.03"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "shown"),
+    [
+        (("lion",), "Lion Lion8bit Lion32bit PagedLion PagedLion8bit PagedLion32bit"),
+        (("LAMB8*", "hessian"), "LAMB8bit SophiaG SophiaG8bit"),
+        (("adama?",), "Adamax"),
+    ],
+)
+def test_list_shows_what_matches(patterns: tuple[str, ...], shown: str, here: Path) -> None:
+    records = json.loads(optgen_command("list", "--json", *patterns).stdout)
+    assert {record["class"] for record in records} == set(shown.split())
+    table = optgen_command("list", *patterns).stdout.split("\n\n")[1]
+    assert {line.split()[0] for line in table.splitlines()[1:]} == set(shown.split())
+
+
+def test_list_of_a_pattern_that_nothing_matches_suggests_a_class(here: Path) -> None:
+    result = optgen_command("list", "Lionn", "xyz")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "error: no class or rule matches Lionn, xyz: did you mean `Lion`?\n"
+
+
+def test_the_catalogue_is_compiled_once_for_each_content(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTGEN_CACHE_DIR", str(here / "cache"))
+    compiled = []
+    compile_specs = optgen.compiler.compile_specs
+    monkeypatch.setattr(
+        optgen.compiler, "compile_specs", lambda *given: compiled.append(given) or compile_specs(*given)
+    )
+    (here / "mine.yaml").write_text(RULE)
+    first = optgen_command("list", "mine.yaml")
+    assert optgen_command("list", "mine.yaml").stdout == first.stdout
+    assert json.loads(optgen_command("list", "mine.yaml", "--json").stdout)[0]["module"] is None
+    assert len(compiled) == 1
+    (here / "mine.yaml").write_text(RULE.replace("update = ", "second = sqrt(norm(grad))\n    update = second * "))
+    assert optgen_command("list", "mine.yaml").stdout != first.stdout
+    assert len(compiled) == 2
+    (here / "vocabulary.yaml").write_text("states: {exp_avg: {doc: An average.}}")
+    optgen_command("list", "mine.yaml")
+    assert len(compiled) == 3
+    (place, *_) = (here / "cache").glob("catalogue-*.json")
+    for damaged in (b"", b"{}", b"[1]", b"\xff"):
+        for path in (here / "cache").glob("catalogue-*.json"):
+            path.write_bytes(damaged)
+        assert optgen_command("list", "mine.yaml").exit_code == 0
+    assert len(compiled) == 7
+    optgen_command("cache", "clear")
+    assert not place.exists()
+    (here / "mine.yaml").write_text(RULE + "\nnonsense: 1\n")
+    for _ in range(2):
+        assert optgen_command("list", "mine.yaml").exit_code == 1
+    assert len(compiled) == 9
+
+
+def test_what_can_be_read_only_once_is_not_kept(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTGEN_CACHE_DIR", str(here / "cache"))
+    assert catalogue._key([Path("/dev/stdin")], None) is None
+    (here / "cache").mkdir(mode=0o777)
+    (here / "cache").chmod(0o777)
+    (here / "cache" / "else").touch()
+    (here / "mine.yaml").write_text(RULE)
+    assert optgen_command("list", "mine.yaml").exit_code == 0
+    assert [path.name for path in (here / "cache").iterdir()] == ["else"]
 
 
 def test_list_as_json(here: Path) -> None:

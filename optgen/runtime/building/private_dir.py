@@ -26,7 +26,7 @@ from optgen.runtime.building.trusted_path import OTHERS_WRITE, follow, others_wr
 TEMPORARY_PREFIX = ".tmp-"
 LOCK_PREFIX = "lock-"
 # The user may have named a folder that holds other things too: what is removed is told by its whole name.
-ENTRY_NAME = re.compile(r".+-[0-9a-f]{32}\.(so|gch|cubin)|(compiler|nvcc)-[0-9a-f]{32}\.json")
+ENTRY_NAME = re.compile(r".+-[0-9a-f]{32}\.(so|gch|cubin)|(catalogue|compiler|nvcc)-[0-9a-f]{32}\.json")
 LOCK_NAME = re.compile(rf"{re.escape(LOCK_PREFIX)}([0-9a-f]{{2}}|compiler|nvcc)")
 TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}\d+-[a-z0-9_]{{8}}")  # as tempfile.mkdtemp makes it
 STALE_SECONDS = 3600.0

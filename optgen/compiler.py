@@ -6,6 +6,7 @@ Input: paths of specs. Output: a `Package`, texts by path, with what is known of
 from __future__ import annotations
 
 import ast
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from optgen.ir.nodes import Program
 from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.rule import WholeRule, build_rule, readers
 from optgen.ir.usage import check_use
+from optgen.log import logger
 from optgen.passes.pipeline import run_passes
 from optgen.prose import Prose
 from optgen.schedule.plan import Plan
@@ -42,6 +44,7 @@ from optgen.spec.composition import load_on
 from optgen.spec.loader import LoadedSpec, SpecSet, load_specs
 
 MAX_PASSES = 32
+LOG = logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def compile_specs(paths: Sequence[Path], package: str | None, onto: str | Path |
         SpecError: all mistakes of all files at once.
         UserError: optgen has no rule and no class of that name.
     """
-    reporter = Reporter()
+    reporter, begun = Reporter(), time.perf_counter()
     rules = check_specs(paths, reporter, onto)
     common = common_parts(rules)
     renderings = {planned.rule.name: planned.renderings(common) for planned in rules}
@@ -127,6 +130,7 @@ def compile_specs(paths: Sequence[Path], package: str | None, onto: str | Path |
     files["py.typed"] = ""
     if package is not None:
         files["__init__.py"] = _package_module(package, rules)
+    LOG.info("compiled %s in %.1f s", ", ".join(planned.rule.name for planned in rules), time.perf_counter() - begun)
     return Package(package, dict(sorted(files.items())), infos, reporter.diagnostics)
 
 

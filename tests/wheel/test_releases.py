@@ -56,7 +56,7 @@ def test_metadata_is_for_users(dist: Path) -> None:
     for name in ("optgen", "optgen_runtime"):
         found = metadata(dist, name)
         assert found["Version"] == optgen.__version__
-        assert set(found.get_all("Provides-Extra")) <= {"cuda", "demo", "nvcc"}
+        assert set(found.get_all("Provides-Extra")) <= {"cuda", "demo", "nvcc", "pycuda"}
         assert found["License-Expression"] == "MIT"
 
 

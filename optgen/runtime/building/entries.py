@@ -11,12 +11,14 @@ import re
 import shlex
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
 
+from optgen.log import logger
 from optgen.paths import include_dir
 from optgen.runtime.building.forks import renew_in_child
 from optgen.runtime.building.notice import notice
@@ -42,6 +44,7 @@ FOOTER = struct.Struct("<Q32s8s")
 FOOTER_MARK = b"optgen\x00\x01"
 
 Loaded = TypeVar("Loaded")
+LOG = logger(__name__)
 
 
 class CompileError(RuntimeError):
@@ -258,6 +261,7 @@ def _load_entry(kernel: Kernel[Loaded], key: str, entry: Path, anew: bool) -> Lo
     """Load an entry, building it if need be; None if the source changed. Raises OSError if it cannot be loaded."""
     made = None if anew else load_stored(kernel, entry)
     if made is not None:
+        LOG.debug("loaded %s, compiled earlier: %s", kernel.source, entry)
         return made
     with locked(entry.parent, key[-2:]):
         # Another process may have built it while this one waited.
@@ -307,6 +311,7 @@ def _build(kernel: Kernel[Loaded], key: str, entry: Path) -> BinaryIO | None:
         remove_stale(entry.parent)
         with scratch(entry.parent) as temporary:
             output = temporary / f"kernel{entry.suffix}"
+            begun = time.perf_counter()
             try:
                 with notice(kernel.told):
                     done = kernel.build(output, temporary)
@@ -319,6 +324,8 @@ def _build(kernel: Kernel[Loaded], key: str, entry: Path) -> BinaryIO | None:
                 raise CompileError(_compiler_failed(kernel, done))
             if kernel.key() != key:
                 return None
+            LOG.info("compiled %s in %.1f s: %s", kernel.source, time.perf_counter() - begun, entry)
+            LOG.debug("the command was: %s", shlex.join(done.command))
             output.write_bytes(with_footer(output.read_bytes()))
             output.chmod(0o700)
             built = output.open("rb")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from optgen.log import logger
 from optgen.runtime.checkpoints import bitsandbytes_form
 from optgen.runtime.checkpoints.misfits import (
     MARK,
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from optgen.runtime.cuda.paging import Pager
 
 APART = ("capturable", "fused_backward")  # what an optimizer decides for itself, in overrides too
+
+LOG = logger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +103,7 @@ def fitting(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> Loading:
     groups = [_adopted_group(optimizer, *pair) for pair in zip(own, saved["param_groups"], strict=True)]
     check_agreement(name, rule, groups)
     _warn_of_reencoding(optimizer, groups, entries)
+    LOG.info("%s: a checkpoint fits: %d groups, states of %d parameters", name, len(groups), len(entries))
     return Loading(groups, *adopted_states(optimizer, groups, entries))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from optgen.log import logger
 from optgen.runtime.core.bucket import StaleError
 from optgen.runtime.core.host_values import HostValues, committed
 from optgen.runtime.core.step_inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
@@ -17,6 +19,8 @@ from optgen.runtime.step.optimizer_like import OptimizerLike
 from optgen.runtime.step.prepare import agreed, prepare
 from optgen.runtime.step.prepared import Prepared
 from optgen.runtime.step.run_passes import run_passes
+
+LOG = logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ def begin(optimizer: OptimizerLike, block: str, inputs: Inputs, only: Tensor | N
     prepared, grads = prepare(optimizer, block, kept, inputs, only)
     if not kept or prepared is not kept[0]:
         optimizer._kept.keep(prepared, only)
+        _tell(optimizer._policy.name, block, prepared)
         if only is None:
             optimizer._look_again()
     if prepared.sharded:
@@ -105,6 +110,12 @@ def begin(optimizer: OptimizerLike, block: str, inputs: Inputs, only: Tensor | N
     for engine in prepared.engines:
         engine.begin(block, declared, engine.bucket.gradients(grads) if grads else [], inputs)
     return prepared
+
+
+def _tell(name: str, block: str, prepared: Prepared) -> None:
+    if LOG.isEnabledFor(logging.DEBUG):
+        targets = [f"{len(engine.bucket.members)} on {engine.target}" for engine in prepared.engines]
+        LOG.debug("%s: %s prepared for parameters in buckets of %s", name, block, ", ".join(targets) or "none")
 
 
 def _commit(

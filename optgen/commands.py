@@ -379,7 +379,9 @@ def bench(
     like: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", help="The shapes of a known model, as gpt2 (the default), bert-base, llama-3.2-1b."
+            metavar="MODEL",
+            help="The shapes of a known model, as gpt2 (the default), bert-base, llama-3.2-1b, or of a config.json "
+            "or model of Hugging Face.",
         ),
     ] = None,
     shapes: Annotated[

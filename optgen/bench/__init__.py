@@ -13,7 +13,10 @@ from optgen.errors import UserError
 
 if TYPE_CHECKING:
     from optgen.bench.cases import Case
+    from optgen.bench.contenders import Catalogue
     from optgen.bench.measure import Budget, CaseResult
+
+TOO_SHORT = "its first step compiles for longer than --seconds {:g}; --seconds 10, or --peers, measures it"
 
 
 def run_bench(request: Request) -> None:
@@ -46,10 +49,9 @@ def run_bench(request: Request) -> None:
         raise UserError(gpu.why_no_gpu())
     case, notes = _case(request)
     known = catalogue(request.specs)
-    usual = CLASSES_IN_BITS if request.bits else CLASSES
-    names = request.classes or (tuple(known.infos) if request.specs else usual)
-    asked = wanted(known, names, request.bits)
+    asked = wanted(known, request.classes or _usual_classes(known, request), request.bits)
     others = peers(request.peers, asked)
+    absent = {**others.absent, **dict.fromkeys(request.left_out, TOO_SHORT.format(request.seconds))}
     contenders = [*(our_contender(one) for one in asked), *others.found]
     beside = 2 * gpu.COPIED_BYTES if cuda else bandwidth_bytes()
     need = check_memory(case, contenders, beside, device)
@@ -62,12 +64,12 @@ def run_bench(request: Request) -> None:
         result = measure_case(case, contenders, meter, _budget(request.seconds), say, device, clock)
     if request.as_json:
         memory = {"needed": need.total, "free": free_bytes(device)}
-        print_json({"machine": about, **show.record(result), "notes": notes, "memory": memory, "absent": others.absent})
+        print_json({"machine": about, **show.record(result), "notes": notes, "memory": memory, "absent": absent})
     else:
         print_table(show.COLUMNS, show.rows(result), right=[name for name in show.COLUMNS if name not in show.WORDS])
         print_text(f"\nbandwidth {result.bandwidth / 1e9:.1f} GB/s, measured between the steps ({meter.how})")
         reasons: dict[str, list[str]] = {}
-        for name, reason in others.absent.items():
+        for name, reason in absent.items():
             reasons.setdefault(reason, []).append(name)
         for reason, missing in reasons.items():
             print_text(f"absent: {', '.join(missing)}: {reason}")
@@ -77,15 +79,27 @@ def run_bench(request: Request) -> None:
         _draw(result, request.png, about, request.as_json)
 
 
+def _usual_classes(known: Catalogue, request: Request) -> tuple[str, ...]:
+    """The classes where none is named: of specs all, and where bits are given those that leave them open."""
+    if not request.specs:
+        return CLASSES_IN_BITS if request.bits else CLASSES
+    names = tuple(known.infos)
+    return tuple(name for name in names if known.infos[name].spec.entry.bits is None) if request.bits else names
+
+
 def _case(request: Request) -> tuple[Case, list[str]]:
     """The tensors, and what is to be said of them."""
     import torch
 
     from optgen.bench.cases import case_of
+    from optgen.bench.hugging_face import config_shapes
     from optgen.bench.models import MODELS
     from optgen.bench.shapes import read_shapes
 
-    if request.shapes is None:
+    if request.shapes is None and request.like not in MODELS:
+        read = config_shapes(request.like)
+        name, shapes, dtype, notes = request.like, read.shapes, read.dtype or "float32", list(read.notes)
+    elif request.shapes is None:
         name, shapes, dtype, notes = request.like, MODELS[request.like](), "float32", []
     else:
         read = read_shapes(request.shapes)

@@ -13,6 +13,9 @@ CLASSES = ("AdamW32bit", "AdamW8bit")
 CLASSES_IN_BITS = ("AdamW",)
 PEERS = ("torch", "compile", "bitsandbytes", "bitsandbytes-cpu-fork", "torchao")
 USUAL_PEERS = ("torch", "bitsandbytes", "torchao")
+COMPILING = ("torchao",)
+"""Usual peers whose first step compiles for half a minute or more."""
+SECONDS_FOR_COMPILING = 10.0
 BITS = ("32", "16", "8", "4")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
@@ -35,7 +38,8 @@ class Request:
         classes: Names; none for CLASSES, for CLASSES_IN_BITS where bits are given, or for all of `specs`.
         bits: Bits of the states, for each class; none for its own.
         peers: Other libraries, of PEERS.
-        like: A name of `optgen.bench.models.MODELS`.
+        left_out: Those of the usual ones that so short a time is not enough for.
+        like: A name of `optgen.bench.models.MODELS`, or of a configuration of Transformers.
         shapes: A file in place of it.
         dtype: Of parameters and gradients; None for what the file says, else float32.
         device: "cpu" or "cuda".
@@ -48,6 +52,7 @@ class Request:
     classes: tuple[str, ...] = ()
     bits: tuple[int, ...] = ()
     peers: tuple[str, ...] = USUAL_PEERS
+    left_out: tuple[str, ...] = ()
     like: str = MODEL
     shapes: Path | None = None
     dtype: str | None = None
@@ -77,6 +82,7 @@ def request_of(
     Raises:
         RequestError: if an option has a wrong value, or two options exclude each other.
     """
+    from optgen.bench.hugging_face import names_a_config
     from optgen.bench.models import MODELS
 
     if like is not None and shapes is not None:
@@ -85,11 +91,16 @@ def request_of(
         raise RequestError("--png", f"{png} is not the name of a PNG file; use {png.with_suffix('.png')}")
     if dtype is not None:
         _one_of("--dtype", dtype, DTYPES)
+    left_out = COMPILING if peers is None and seconds < SECONDS_FOR_COMPILING else ()
+    usual = tuple(name for name in USUAL_PEERS if name not in left_out)
+    if like is None or not names_a_config(like):
+        like = _one_of("--like", MODEL if like is None else like, MODELS)
     return Request(
         classes=tuple(classes),
         bits=tuple(int(one) for one in _several("--bits", bits, BITS)) if bits is not None else (),
-        peers=USUAL_PEERS if peers is None else _several("--peers", peers, PEERS, NONE),
-        like=_one_of("--like", MODEL if like is None else like, MODELS),
+        peers=usual if peers is None else _several("--peers", peers, PEERS, NONE),
+        left_out=left_out,
+        like=like,
         shapes=shapes,
         dtype=dtype,
         device=_one_of("--device", device, DEVICES),

@@ -173,7 +173,7 @@ RULE = Rule(
     constants=("momentum_buffer_tensorwise",),
     ndim=2,
     first_step_only=True,
-    shared=(shared.EVERY, shared.UPDATE, shared.TRUST_RATIO_LAMB, shared.CODEC, shared.QUANTIZED),
+    shared=(shared.EVERY, shared.UPDATE, shared.TRUST_RATIO_LAMB, shared.CODEC, shared.QUANTIZED, shared.MATRIX),
     blocks={"step": _step_block},
 )
 
@@ -205,9 +205,9 @@ class NorMuon(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
-        is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
-        target: Literal["cuda", "cpu", "torch"] | None = None,
+        matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1, is_paged: bool = False,
+        capturable: bool = False, fused_backward: bool = False, fused: bool | None = None, foreach: bool | None = None,
+        differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """NorMuon, Muon with rows of equal size.
 
@@ -264,9 +264,9 @@ class _NorMuonBase(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
-        is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
-        target: Literal["cuda", "cpu", "torch"] | None = None,
+        matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1, is_paged: bool = False,
+        capturable: bool = False, fused_backward: bool = False, fused: bool | None = None, foreach: bool | None = None,
+        differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """NorMuon, Muon with rows of equal size.
 

@@ -293,3 +293,27 @@ QUANTIZED = Shared(
         ),
     ),
 )
+
+# Of rules that need `matrix`.
+MATRIX = Shared(
+    storage=(
+        Option(
+            "matrix_form",
+            (None, "flatten", "batch"),
+            doc=(
+                'Matrices of a parameter of three dimensions and more, which has none until it is said: "flatten" '
+                'takes the first dimension by all others, as of convolutions; "batch" the last two, as of stacked '
+                "experts, each matrix by itself."
+            ),
+        ),
+        Hyperparameter(
+            "row_blocks",
+            "[1, inf)",
+            integer=True,
+            doc=(
+                "Blocks of as many rows each that a matrix consists of, each taken as a matrix by itself: the heads"
+                " of an attention layer, or 3 for queries, keys and values in one."
+            ),
+        ),
+    ),
+)

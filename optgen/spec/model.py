@@ -23,7 +23,7 @@ Shape = Literal[
 ]  # fmt: skip
 Dimensions = Annotated[list[Name | Literal[1]], Field(min_length=2, max_length=2)]
 """The two dimensions of a matrix: rows, cols, long, short, 1, or an integer hyperparameter."""
-Needs = Literal["update", "codec", "quantized"] | dict[Name, int | str]
+Needs = Literal["update", "codec", "quantized", "matrix"] | dict[Name, int | str]
 Bits = int | Literal["any"]
 Paged = bool | Literal["any"]
 Raised = Literal["ValueError", "TypeError", "NotImplementedError", "RuntimeError"]
@@ -235,10 +235,12 @@ class Spec(SpecModel):
     classes: dict[Name, ClassRow] = {}
 
     def meets(self, needs: Needs | None) -> bool:
-        """Check that the rule has what a shared setting needs: an update stage, or a choice of codecs for a state."""
+        """Check that the rule has what a shared setting needs: an update stage, a choice of codecs, matrices alone."""
         match needs:
             case "update":
                 return self.blocks.apply is not None
+            case "matrix":
+                return self.ndim == 2
             case "codec":
                 return any(state.choice > {"fp32"} for state in self.states.values())
             case "quantized":

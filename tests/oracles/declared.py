@@ -374,6 +374,7 @@ def whole_rule(
         set(_codecs(state or {})) for state in (spec.get("states") or {}).values() if not (state or {}).get("stored_as")
     ]
     has |= {"update"} if update else set()
+    has |= {"matrix"} if spec.get("ndim") == 2 else set()
     has |= {"codec"} if any(len(way) > 1 for way in ways) else set()
     has |= {"quantized"} if any(way & CODECS.keys() for way in ways) else set()
     every_option = {**options, **_offered(shared.get("options"), options, has)}

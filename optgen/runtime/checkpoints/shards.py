@@ -55,6 +55,7 @@ from optgen.runtime.checkpoints.shard_lines import (
 from optgen.runtime.core.shards import Shard, is_dtensor, local_tensor
 from optgen.runtime.dimensions import kind_dims
 from optgen.runtime.rule import Rule, State
+from optgen.runtime.settings.matrix_form import matrix_form
 from optgen.runtime.settings.storage import choose_codecs, dtype_name
 from optgen.runtime.states.store import stored_shapes
 from optgen.runtime.states.stored import Stored, recognised_codes, scale_key, store
@@ -73,6 +74,7 @@ class Place:
         own: Tensor of this process: the parameter, or its part of it.
         codecs: That its states are asked to be in.
         settings: Of the parameter, in the checkpoint.
+        seen: Shape that kernels see the parameter in.
     """
 
     key: Any
@@ -81,11 +83,12 @@ class Place:
     shard: Shard | None
     codecs: tuple[Codec, ...]
     settings: Mapping[str, Any]
+    seen: torch.Size
 
     @property
     def lines(self) -> torch.Size:
         """The shape that numbers of rows and columns belong to."""
-        return self.own.shape if self.shard is None else self.shard.line_shape
+        return self.seen if self.shard is None else self.shard.line_shape
 
 
 def places_in(optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]]) -> list[Place]:
@@ -108,7 +111,8 @@ def places_in(optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]]) -> 
             shape = param.shape if shard is None else shard.shape
             codecs = choose_codecs(optimizer._policy.rule, settings, shape)
             read = {name: theirs[name] for name in optimizer._policy.rule.hypers if name in theirs}
-            places.append(Place(key, param, local_tensor(param), shard, codecs, {**settings, **read}))
+            seen = matrix_form(optimizer._policy.rule, param.shape, settings)
+            places.append(Place(key, param, local_tensor(param), shard, codecs, {**settings, **read}, seen))
     return places
 
 

@@ -33,6 +33,7 @@ class Member:
         rounding: Its rounding, a name of PARAMETER_CODECS.
         whole: The optimizer's parameter.
         shard: Place of `param` in it; None where it is all of it.
+        form: Shape that kernels see it in, where that is not its own.
         count: Number of steps it has had, exact: float64 of shape (), where `entry["step"]` lies.
     """
 
@@ -48,21 +49,27 @@ class Member:
     number: int = 0
     rounding: str = "nearest"
     shard: Shard | None = None
+    form: torch.Size | None = None
     count: Tensor | None = None
+
+    @property
+    def seen(self) -> torch.Size:
+        """The shape that kernels see it in."""
+        return self.param.shape if self.form is None else self.form
 
     @property
     def shape(self) -> torch.Size:
         """The shape of the whole tensor."""
-        return self.param.shape if self.shard is None else self.shard.shape
+        return self.seen if self.shard is None else self.shard.shape
 
     @property
     def line_shape(self) -> torch.Size:
         """The shape that numbers of rows and columns belong to: whole matrices, if this process has a part of them."""
-        return self.param.shape if self.shard is None else self.shard.line_shape
+        return self.seen if self.shard is None else self.shard.line_shape
 
     def layout(self) -> Layout:
         """Its rows and columns, and those in memory."""
-        return layout_of(self.param.shape, self.shard)
+        return layout_of(self.seen, self.shard)
 
 
 @dataclass(eq=False)

@@ -35,7 +35,7 @@ BAND_ROWS = 32  # mirrored in templates/include/optgen/cuda_band.h
 
 def seen_shape(rule: Rule, member: Member) -> torch.Size:
     """The shape of a parameter as kernels see it: a row a channel, where the rule tells no other dimension."""
-    shape = member.param.shape
+    shape = member.seen
     if rule.channels_alone and member.shard is None and len(shape) > 2:
         return torch.Size((shape[0], shape[1:].numel()))
     return shape
@@ -324,7 +324,7 @@ class KernelEngine:
                 self._run_own(self.matrices[name, partial.name])
             elif (name, partial.name) in self.matrices:
                 member, elements = self.members[0], self.matrices[name, partial.name]
-                matrices.apply(partial, elements, member.param.shape, self.values, member.row)
+                matrices.apply(partial, elements, member.seen, self.values, member.row)
 
     def _run_own(self, elements: Tensor) -> None:
         """Run the rule's own step on each matrix."""

@@ -99,7 +99,7 @@ class View:
         """The parameter in float32; one without dimensions has one here."""
         member = self.member
         codec = PARAMETER_CODECS[member.rounding]
-        return _float(decode_parameter(codec, member.param.detach(), member.entry.get(COMPENSATION)))
+        return _seen(member, decode_parameter(codec, member.param.detach(), member.entry.get(COMPENSATION)))
 
     def rounded(self, x: Tensor) -> Tensor:
         """Elements rounded to nearest as the parameter's dtype holds them, in float32."""
@@ -122,7 +122,7 @@ class View:
     def grad(self) -> Tensor:
         """The gradient in float32."""
         assert self.gradient is not None
-        return _float(self.gradient)
+        return _seen(self.member, self.gradient)
 
     @property
     def unscaled_grad(self) -> Tensor:
@@ -205,19 +205,20 @@ def _state(rule: Rule, member: Member, name: str) -> Tensor:
         return matrix_stage.read_matrix(rule, member, name)
     if state.kind == "element":
         codec = member.codecs[rule.element_states.index(state)]
-        return _float(decode(codec, entry[name], entry.get(scale_key(name)), state.signed, member.param.shape))
+        return _seen(member, decode(codec, entry[name], entry.get(scale_key(name)), state.signed, member.param.shape))
     value = in_equations(state.kind, entry[name], member.line_shape)
     return value.double() if state.kind == "tensor" and state.window is None else value
 
 
 def _spread(member: Member, x: Any, kind: str) -> Tensor:
-    shape = spread_shape(kind, member.param.shape if kind == "element" else member.line_shape) or (1,)
+    shape = spread_shape(kind, member.seen if kind == "element" else member.line_shape) or (1,)
     return torch.as_tensor(x, device=member.param.device).to(torch.float32).expand(shape)
 
 
-def _float(x: Tensor) -> Tensor:
+def _seen(member: Member, x: Tensor) -> Tensor:
+    """Elements in float32, in the shape that equations see them in."""
     x = x.to(torch.float32)
-    return x.reshape(1) if x.dim() == 0 else x
+    return x.reshape(member.seen) if member.form is not None else x.reshape(1) if x.dim() == 0 else x
 
 
 def _forms(member: Member) -> list[Any]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from optgen.dtypes import PARAM_DTYPES
 from optgen.runtime.block import Settings
-from optgen.runtime.rule import State
+from optgen.runtime.rule import Rule, State
+from optgen.runtime.settings.matrix_form import why_no_matrix
 from optgen.runtime.settings.overrides import registered, with_registered
 from optgen.runtime.settings.policy import Policy
 from optgen.runtime.settings.storage import check_rounding
@@ -44,7 +45,6 @@ def checked_group(
     check_names(name, given.get("param_names"), group)
     for param in members:
         check_parameter(name, param)
-    check_ndim(name, rule.ndim, members, group.get("param_names"))
     check_twice(name, members)
     if "args" in group:
         raise ValueError(f"{name}: args is an argument of the class, not of a param group; give its settings as keys")
@@ -60,6 +60,7 @@ def checked_group(
     if told or "overrides" in group:
         group["overrides"] = with_registered(told, group.get("overrides", {}))
         group["overrides"] = policy.of_overrides(group["overrides"], group, len(members), defaults)
+    check_ndim(name, rule, members_of([group], defaults=defaults), group.get("param_names"))
     begin_shared_states(policy, group, groups, defaults)
     return group
 
@@ -209,19 +210,25 @@ def check_parameter(name: str, param: Any) -> None:
         )
 
 
-def check_ndim(name: str, ndim: int | None, params: Sequence[Tensor], labels: Sequence[str] | None) -> None:
+def check_ndim(name: str, rule: Rule, params: Iterable[tuple[Tensor, Settings]], labels: Sequence[str] | None) -> None:
     """Raise for a parameter of other dimensions than a rule takes, if it takes only some.
+
+    Args:
+        params: Each with its settings, which say what its matrices are.
 
     Raises:
         ValueError: naming the first.
     """
-    for index, param in enumerate(params if ndim is not None else ()):
-        if param.ndim != ndim:
-            named = f"{labels[index]!r}" if labels is not None else f"number {index} of the param group"
-            wanted = "matrices, parameters of 2 dimensions" if ndim == 2 else f"parameters of {ndim} dimensions"
+    for index, (param, settings) in enumerate(params if rule.ndim is not None else ()):
+        named = f"{labels[index]!r}" if labels is not None else f"number {index} of the param group"
+        if rule.ndim == 2:
+            why = why_no_matrix(rule, param.shape, settings)
+            if why:
+                raise ValueError(f"{name} takes matrices, and {named} has the shape {tuple(param.shape)}, {why}")
+        elif param.ndim != rule.ndim:
             raise ValueError(
-                f"{name} takes {wanted}, and {named} has the shape {tuple(param.shape)}: give it to another optimizer, "
-                "as AdamW"
+                f"{name} takes parameters of {rule.ndim} dimensions, and {named} has the shape {tuple(param.shape)}: "
+                "give it to another optimizer, as AdamW"
             )
 
 

@@ -20,7 +20,8 @@ from optgen.runtime.engines.engine import Engine
 from optgen.runtime.engines.matrices import BATCH, takes_matrices
 from optgen.runtime.engines.torch_engine import View
 from optgen.runtime.rule import Rule
-from optgen.runtime.settings.param_groups import check_groups, check_parameter
+from optgen.runtime.settings.matrix_form import matrix_form
+from optgen.runtime.settings.param_groups import check_groups, check_ndim, check_parameter
 from optgen.runtime.settings.seen import changed_keys, seen_settings
 from optgen.runtime.settings.storage import check_rounding, choose_codecs, choose_rounding, tensorwise
 from optgen.runtime.settings.validation import check_agreement
@@ -31,6 +32,7 @@ from optgen.runtime.states.stored import stored_states
 from optgen.runtime.step.all_reduce import Reducer
 from optgen.runtime.step.find_shards import find_shards
 from optgen.runtime.step.interrupts import Uninterrupted
+from optgen.runtime.step.matrix_parts import form_of_part
 from optgen.runtime.step.optimizer_like import OptimizerLike
 from optgen.runtime.step.partition import is_part
 from optgen.runtime.step.prepared import PreparationKey, Prepared
@@ -306,7 +308,10 @@ class _Preparer:
                     continue
                 override = overrides.get(index, {})
                 settings = {**group, **override, **self.inputs.values}
-                shape = param.shape if shard is None else shard.shape
+                form = None
+                if self.rule.ndim is not None:
+                    shard, form = self._form(param, shard, settings)
+                shape = form or param.shape if shard is None else shard.shape
                 codecs = choose_codecs(self.rule, settings, shape)
                 step = self.numbers[place] if self.numbers and place is not None else 0
                 flags = flags_of(self.rule, settings, shape, index, tensorwise(self.rule, codecs), step)
@@ -331,10 +336,19 @@ class _Preparer:
                         number=before + index,
                         rounding=choose_rounding(settings, param),
                         shard=shard,
+                        form=form,
                     )
                 )
             before += len(group["params"])
         return result
+
+    def _form(self, param: Tensor, shard: Shard | None, settings: Settings) -> tuple[Shard | None, torch.Size | None]:
+        """A parameter's part, and the shape that kernels see it in, where that is not its own."""
+        check_ndim(self.name, self.rule, [(param, settings)], None)
+        if shard is not None:
+            shard = form_of_part(self.name, self.rule, shard, settings)
+        form = matrix_form(self.rule, param.shape, settings) if shard is None else shard.own
+        return shard, None if form == local_tensor(param).shape else form
 
     def _row(self, number: int, group: dict[str, Any], override: Mapping[str, Any]) -> int:
         key = (number, *sorted(override.items(), key=lambda item: item[0]))
@@ -360,7 +374,7 @@ class _Preparer:
 
     def _batch(self, buckets: Mapping[Key, Bucket], kernel: Key, member: Member) -> Key:
         """The bucket of a parameter that is taken as a matrix: all of it has one shape and one row of settings."""
-        kind = (*kernel, member.param.shape, member.row)
+        kind = (*kernel, member.seen, member.row)
         number = self.batches.setdefault(kind, 0)
         bucket = buckets.get((*kind, number))
         if bucket is not None and (len(bucket.members) + 1) * member.param.numel() > BATCH:

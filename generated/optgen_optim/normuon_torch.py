@@ -29,7 +29,8 @@ def step(t: View) -> Results:
     direction = ahead if f.nesterov else buffer
     if f.ns_schedule_is_constant:
         if "orthogonal_matrix_1" in t.wanted and t.ends(
-            orthogonal_matrix_1=m.newton_schulz(
+            orthogonal_matrix_1=t.on_matrices(
+                m.newton_schulz,
                 direction,
                 t.values.ns_steps,
                 t.values.ns_a,
@@ -42,13 +43,13 @@ def step(t: View) -> Results:
         orthogonal = sums.orthogonal_matrix_1
     elif f.ns_schedule_is_quintic:
         if "orthogonal_matrix_2" in t.wanted and t.ends(
-            orthogonal_matrix_2=m.quintic(direction, t.values.ns_steps, t.values.eps)
+            orthogonal_matrix_2=t.on_matrices(m.quintic, direction, t.values.ns_steps, t.values.eps)
         ):
             return t.taken
         orthogonal = sums.orthogonal_matrix_2
     else:
         if "orthogonal_matrix_3" in t.wanted and t.ends(
-            orthogonal_matrix_3=m.polar_express(direction, t.values.ns_steps, t.values.eps)
+            orthogonal_matrix_3=t.on_matrices(m.polar_express, direction, t.values.ns_steps, t.values.eps)
         ):
             return t.taken
         orthogonal = sums.orthogonal_matrix_3

@@ -294,7 +294,7 @@ QUANTIZED = Shared(
     ),
 )
 
-# Of rules that need `matrix`.
+# Of rules that take matrices alone.
 MATRIX = Shared(
     storage=(
         Option(

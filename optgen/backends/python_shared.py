@@ -40,6 +40,7 @@ OF = {
     EVERY: "Of every rule.",
     "UPDATE": "Of rules with an `update`, which an `apply` block follows.",
     "CODEC": "Of rules with states that can be stored in several ways.",
+    "MATRIX": "Of rules that take matrices alone.",
     "QUANTIZED": "Of rules with states that can have 8 or 4 bits.",
 }
 NOT_IN_A_NAME = re.compile(r"\W+", re.ASCII)

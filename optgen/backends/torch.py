@@ -280,7 +280,7 @@ class _FunctionRenderer(TorchBlock):
                 taken = call(f"t.run_{MATRICES}", terms)
             case MatrixCall(op=op, settings=settings):
                 names = {n: f"t.values.{py_name(n)}" for setting in settings for n in refs(setting)}
-                taken = call(f"m.{op}", terms, *map(replace(printer, names=names).code, settings))
+                taken = call("t.on_matrices", f"m.{op}", terms, *map(replace(printer, names=names).code, settings))
             case _:
                 raise TypeError(result)
         asked = Chain(f'"{name}" in t.wanted', (("and", call("t.ends", Labelled(f"{name}=", taken))),))

@@ -164,7 +164,10 @@ def test_how_a_tensor_is_cut() -> None:
     }
     param = torch.empty(200, 300, device="meta")
     of: Any = SimpleNamespace(params=[param], row_sums=0, col_sums=0, bands=False)
-    of.members, of.rule = [SimpleNamespace(param=param, shard=None)], SimpleNamespace(channels_alone=False)
+    of.members, of.rule = (
+        [SimpleNamespace(param=param, seen=param.shape, shard=None)],
+        SimpleNamespace(channels_alone=False),
+    )
     for name, engine in (("chunk, cpu", CpuEngine), ("chunk, cuda", CudaEngine)):
         of.chunk = engine.chunk
         of.chunks = KernelEngine._cut_chunks(of)

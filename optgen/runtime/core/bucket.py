@@ -53,6 +53,11 @@ class Member:
     count: Tensor | None = None
 
     @property
+    def divided_matrices(self) -> bool:
+        """True if processes have parts of its matrices."""
+        return self.shard is not None and any(map(self.shard.cuts_lines, self.shard.divisions))
+
+    @property
     def seen(self) -> torch.Size:
         """The shape that kernels see it in."""
         return self.param.shape if self.form is None else self.form

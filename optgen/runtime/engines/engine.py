@@ -53,6 +53,12 @@ class Engine(Protocol):
     def run_matrices(self, name: str, block: Block, index: int) -> None:
         """Run the functions of matrices that take what a pass has stored for them; `name` is the block's."""
 
+    def matrix_part(self, name: str, partial: str, index: int) -> Tensor:
+        """Elements that a pass has made of a matrix for a function of matrices, to be replaced by its result.
+
+        They are float32, in the shape of the part that this process has.
+        """
+
     def reduction(self, block: Block, name: str) -> list[float] | Tensor:
         """A reduction's result for every parameter; on a GPU a tensor there."""
 

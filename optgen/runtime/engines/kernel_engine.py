@@ -194,6 +194,8 @@ class KernelEngine:
         self.matrices = dict(zip(sizes, pieces, strict=True))
 
     def _length(self, kind: str, member: Member) -> int:
+        if kind == "element":
+            return member.param.numel()
         return math.prod(
             shape_of(kind, member.line_shape if member.shard is not None else seen_shape(self.rule, member))
         )
@@ -320,11 +322,18 @@ class KernelEngine:
     def run_matrices(self, name: str, block: Block, index: int) -> None:
         """Run the functions of matrices that take what a pass has stored for them; the results take its place."""
         for partial in block.taken(block.passes[index], self.bucket.flags):
-            if partial.op == "matrices":
+            if partial.op == matrices.OWN_STEP:
                 self._run_own(self.matrices[name, partial.name])
-            elif (name, partial.name) in self.matrices:
+            elif (name, partial.name) in self.matrices and not matrices.is_divided(block, self.members[0]):
                 member, elements = self.members[0], self.matrices[name, partial.name]
-                matrices.apply(partial, elements, member.seen, self.values, member.row)
+                matrices.apply(partial, elements, member.seen, self.values, member)
+
+    def matrix_part(self, name: str, partial: str, index: int) -> Tensor:
+        """Elements that a pass has stored of a matrix for a function of matrices, to be replaced by its result."""
+        elements, shape = self.matrices.get((name, partial)), self.members[index].seen
+        if elements is None:  # a part without elements, for which there is no memory
+            return torch.empty(shape, dtype=torch.float32, device=self.bucket.device)
+        return elements.view(len(self.members), *shape)[index]
 
     def _run_own(self, elements: Tensor) -> None:
         """Run the rule's own step on each matrix."""

@@ -6,6 +6,8 @@ serves all of a bucket. Buckets that run one after the other store their element
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Size, Tensor
 
 from optgen.runtime.block import Block, Partial
@@ -13,6 +15,8 @@ from optgen.runtime.core.bucket import Member
 from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.matrix_math import MATRIX_FUNCTIONS
 
+OWN_STEP = "matrices"
+"""The operation of a rule's own step on matrices, of which states have other dimensions."""
 BATCH = 4_194_304
 """Elements of a bucket; a larger tensor is one alone. Products need some three times that memory."""
 
@@ -22,15 +26,26 @@ def takes_matrices(block: Block, member: Member) -> bool:
     return any(partial.live(member.flags) for partial in block.matrices.values())
 
 
-def apply(partial: Partial, elements: Tensor, shape: Size, values: HostValues, row: int) -> None:
+def is_divided(block: Block, member: Member) -> bool:
+    """Check whether processes have parts of the matrices that a block runs functions on."""
+    return member.divided_matrices and takes_matrices(block, member)
+
+
+def apply(partial: Partial, elements: Tensor, shape: Size, values: HostValues, member: Member) -> None:
     """Put the results of a function of matrices in the place of what it takes.
 
     Args:
         elements: Those of all tensors, which have this shape.
-        row: That of the settings among `values`.
+        member: One of these; all have its settings.
     """
+    numbers = (_number(setting, values, member.row) for setting in partial.settings)
     x = elements.view(-1, *shape)
-    x.copy_(MATRIX_FUNCTIONS[partial.op](x, *(_number(setting, values, row) for setting in partial.settings)))
+    x.copy_(computed(MATRIX_FUNCTIONS[partial.op], x, *numbers))
+
+
+def computed(function: Callable[..., Tensor], x: Tensor, *numbers: float) -> Tensor:
+    """A function of matrices."""
+    return function(x, *numbers)
 
 
 def _number(setting: float | str, values: HostValues, row: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like, size
 from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.core.step_inputs import Inputs
 from optgen.runtime.dimensions import matrix_sizes, spread_shape
-from optgen.runtime.engines import matrix_stage
+from optgen.runtime.engines import matrices, matrix_stage
 from optgen.runtime.rule import Rule
 from optgen.runtime.states.philox import Draw
 from optgen.runtime.states.step_counts import steps_of
@@ -144,6 +144,10 @@ class View:
         """Run the rule's step on matrices, which takes these elements, and gives a direction."""
         return matrix_stage.run(self, x)
 
+    def on_matrices(self, function: Callable[..., Tensor], x: Tensor, *settings: Any) -> Tensor:
+        """The result of a function of matrices; where processes have parts of them, what the owners of these take."""
+        return x.clone() if self.member.divided_matrices else matrices.computed(function, x, *settings)
+
     def from_tall(self, x: Tensor) -> Tensor:
         """A matrix as the parameter lies, of one that has no more columns than rows."""
         return x if self.member.shape[0] >= self.member.shape[1] else x.mT
@@ -180,8 +184,7 @@ class States:
 
     def __getattr__(self, name: str) -> Any:
         member = self._member
-        state = self._rule.states[name]
-        value = _state(self._rule, member, name) if state.exists(member.flags) else NAN
+        value = _state(self._rule, member, name) if self._rule.states[name].exists(member.flags) else NAN
         setattr(self, name, value)
         return value
 
@@ -304,6 +307,10 @@ class TorchEngine:
     def run_matrices(self, name: str, block: Block, index: int) -> None:
         """Do nothing: the pass has run them."""
 
+    def matrix_part(self, name: str, partial: str, index: int) -> Tensor:
+        """Elements that the pass has made of a matrix whose parts processes have."""
+        return self.views[index].reduced[partial]  # type: ignore[no-any-return]
+
     def reduction(self, block: Block, name: str) -> list[float]:
         """A reduction's result for every parameter."""
         return [float(view.reduced[name]) for view in self.views]
@@ -312,9 +319,8 @@ class TorchEngine:
 
     def partial(self, block: Block, name: str) -> Tensor:
         """A result of every tensor, float64 of shape (members,)."""
-        device = self.bucket.device
-        numbers = [torch.as_tensor(view.reduced[name], dtype=torch.float64, device=device) for view in self.views]
-        return torch.stack(numbers)
+        like: dict[str, Any] = {"dtype": torch.float64, "device": self.bucket.device}
+        return torch.stack([torch.as_tensor(view.reduced[name], **like) for view in self.views])
 
     def complete(self, block: Block, name: str, values: Tensor) -> None:
         """Take the results of the whole tensors."""

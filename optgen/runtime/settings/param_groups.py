@@ -223,6 +223,8 @@ def check_ndim(name: str, rule: Rule, params: Iterable[tuple[Tensor, Settings]],
         named = f"{labels[index]!r}" if labels is not None else f"number {index} of the param group"
         if rule.ndim == 2:
             why = why_no_matrix(rule, param.shape, settings)
+            if why and getattr(param, "_fsdp_flattened", False):
+                why = "as FullyShardedDataParallel keeps flat shards, which are no matrices: use fully_shard"
             if why:
                 raise ValueError(f"{name} takes matrices, and {named} has the shape {tuple(param.shape)}, {why}")
         elif param.ndim != rule.ndim:

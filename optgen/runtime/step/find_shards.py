@@ -58,14 +58,17 @@ def _shard_dim(placement: Any) -> int | None:
     return None
 
 
-def divisions_of(placed: tuple[Any, Any]) -> list[tuple[int, int, int]]:
-    """Divisions of a DTensor, in order: (dimension, number of parts, index of the part that this process has).
+def divisions_of(placed: tuple[Any, Any], coordinate: Sequence[int] | None = None) -> list[tuple[int, int, int]]:
+    """Divisions of a DTensor, in order: (dimension, number of parts, index of the part that a process has).
+
+    Args:
+        coordinate: The process's in the mesh; this process's by default.
 
     Placements say it in the order of the mesh, but for `_StridedShard`, as FSDP2 has over tensor parallelism: those
     divide what `split_factor` parts have.
     """
     mesh, placements = placed
-    found = zip(placements, mesh.shape, mesh.get_coordinate(), strict=True)
+    found = zip(placements, mesh.shape, coordinate or mesh.get_coordinate(), strict=True)
     divided = [(getattr(p, "split_factor", 1), dim, n, at) for p, n, at in found if (dim := _shard_dim(p)) is not None]
     return [(dim, n, at) for _, dim, n, at in sorted(divided, key=lambda each: each[0])]
 
@@ -76,15 +79,23 @@ def _offset(name: str, placed: tuple[Any, Any], shape: torch.Size, own: torch.Si
     Raises:
         ValueError: if the part in memory is not the one that the placements speak of.
     """
-    first, length = [0] * len(shape), list(shape)
-    for dim, count, at in divisions_of(placed):
-        size = -(-length[dim] // count)
-        before = min(at * size, length[dim])
-        first[dim] += before
-        length[dim] = min(size, length[dim] - before)
+    first, length = part_at(placed, None, shape)
     if tuple(length) != tuple(own):
         raise ValueError(
             f"{name}: this process's part of a parameter of shape {tuple(shape)} has the shape {tuple(own)}, and by "
             f"its placements {placed[1]} it has {tuple(length)}; make DTensors with distribute_tensor or fully_shard"
         )
-    return tuple(first)
+    return first
+
+
+def part_at(
+    placed: tuple[Any, Any], coordinate: Sequence[int] | None, shape: torch.Size
+) -> tuple[tuple[int, ...], torch.Size]:
+    """Offset and sizes of the part of a tensor that a process has."""
+    first, length = [0] * len(shape), list(shape)
+    for dim, count, at in divisions_of(placed, coordinate):
+        size = -(-length[dim] // count)
+        before = min(at * size, length[dim])
+        first[dim] += before
+        length[dim] = min(size, length[dim] - before)
+    return tuple(first), torch.Size(length)

@@ -32,6 +32,7 @@ from optgen.runtime.states.stored import stored_states
 from optgen.runtime.step.all_reduce import Reducer
 from optgen.runtime.step.find_shards import find_shards
 from optgen.runtime.step.interrupts import Uninterrupted
+from optgen.runtime.step.matrix_owners import MatrixOwners
 from optgen.runtime.step.matrix_parts import form_of_part
 from optgen.runtime.step.optimizer_like import OptimizerLike
 from optgen.runtime.step.partition import is_part
@@ -226,6 +227,7 @@ class _Preparer:
         for member in members:
             self._bucket(buckets, member)
         engines: list[Engine] = [make_engine(self.name, self.rule, bucket) for bucket in buckets.values()]
+        owners = MatrixOwners(self.name, self.rule, self.rule.blocks[self.block], engines)
         if self.inputs.found_inf is not None and members:
             # Asked of the engines: another target than was chosen may serve, which must not run a skipped step.
             starts = any(callable(state.init) for state in self.rule.states.values())
@@ -256,6 +258,7 @@ class _Preparer:
             elements=float(sum(member.shape.numel() for member in members)),
             key=_key(self.optimizer, self.block, self.params, self.grads, self.inputs, only, self.numbers),
             reducer=reducer if reducer.groups else None,
+            owners=owners or None,
             sharded=bool(self.shards),
             at_once=len(engines) == 1 and engines[0].at_once,
             replaced=replaced,

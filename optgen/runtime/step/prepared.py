@@ -21,6 +21,7 @@ from optgen.runtime.rule import Rule
 from optgen.runtime.settings.seen import Seen, are_plain
 from optgen.runtime.states.step_numbers import StepNumbers
 from optgen.runtime.step.all_reduce import Reducer
+from optgen.runtime.step.matrix_owners import MatrixOwners
 
 KEPT_STEPS = 4  # sets of parameters whose engines are kept, for models in which gradients come and go
 KEPT_OF_SOME_STEPS = 16  # of rules in which some things happen on some steps only
@@ -56,6 +57,7 @@ class Prepared:
         elements: Elements of all parameters.
         key: Identifies the step that it is for.
         reducer: Adds up results over processes; None where no parameter is divided among any.
+        owners: Of matrices of which processes have parts.
         sharded: Whether there are parameters of which this process has a part, or a replica.
         at_once: Whether the last pass is one call of a kernel, and all that writes.
         replaced: Whether states took another form or place: engines of earlier steps hold on to what they were.
@@ -74,6 +76,7 @@ class Prepared:
     elements: float
     key: PreparationKey
     reducer: Reducer | None = None
+    owners: MatrixOwners | None = None
     sharded: bool = False
     at_once: bool = False
     replaced: bool = False

@@ -70,6 +70,8 @@ def _passes(prepared: Prepared, values: HostValues) -> Running:
     for index, item, running in prepared.together:
         for engine in running:
             _run(engine, name, block, index)
+        if prepared.owners is not None:
+            prepared.owners.run(name, block, item, values)
         if prepared.reducer is not None:
             prepared.reducer.reduce(name, block, item, running)
         parts = prepared.sums(block, item, running) if block.sums else {}

@@ -9,7 +9,7 @@ from optgen.runtime.block import Block, Flags
 from optgen.runtime.core.bucket import Member
 from optgen.runtime.core.shards import Shard
 from optgen.runtime.cuda.graph_capture import check_whole
-from optgen.runtime.engines.matrices import takes_matrices
+from optgen.runtime.engines.matrices import OWN_STEP, takes_matrices
 from optgen.runtime.rule import Rule, State
 from optgen.runtime.states.stored import Stored
 
@@ -60,11 +60,10 @@ def _refuse(name: str, what: str, block: Block, member: Member, shard: Shard, li
     Raises:
         ValueError: with the reason.
     """
-    if shard.divisions and takes_matrices(block, member):
-        raise ValueError(
-            f"{name} takes whole matrices, and {what} is divided among processes: leave it whole, or give it to "
-            "another optimizer"
-        )
+    own = any(partial.op == OWN_STEP for partial in block.matrices.values())
+    if shard.divisions and takes_matrices(block, member) and (own or shard.placed is None):
+        why = FLAT_SHARD if shard.placed is None else "leave it whole, or give it to another optimizer"
+        raise ValueError(f"{name} takes whole matrices, and {what} is divided among processes: {why}")
     if lines and shard.offset is None:
         raise ValueError(f"{name}: its rows and columns cannot be found in {what}: " + (shard.unnamed or FLAT_SHARD))
     if lines and block.line_sums and shard.cuts_matrices:

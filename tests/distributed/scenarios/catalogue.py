@@ -17,7 +17,7 @@ RULES = {cls.rule.name: name for name, cls in reversed([(n, getattr(optgen_optim
 
 
 # What an engine leaves no way to compute: rows and columns of flat shards; sums over all parameters, or positions.
-REFUSED = {"fsdp1": {"adafactor"}, "zero": {"prodigy", "grokadamw"}}
+REFUSED = {"fsdp1": {"adafactor", "muon", "normuon", "adamuon"}, "zero": {"prodigy", "grokadamw"}}
 
 
 def every_rule(world: World, engine: str) -> dict[str, float]:
@@ -30,7 +30,8 @@ def every_rule(world: World, engine: str) -> dict[str, float]:
         try:
             results, _ = run(world, partial(_made, name), grads)
         except (ValueError, RuntimeError) as error:
-            assert "cannot be" in str(error) or "depends on the position" in str(error), f"{name}: {error}"
+            whys = "cannot be", "depends on the position", "keeps flat shards, which are no matrices: use fully_shard"
+            assert any(why in str(error) for why in whys), f"{name}: {error}"
             refused.add(rule)
             continue
         try:
@@ -42,7 +43,12 @@ def every_rule(world: World, engine: str) -> dict[str, float]:
 
 
 def _made(name: str, params: Any) -> Any:
-    optimizer = getattr(optgen_optim, name)(params, **required(name), target="torch")
+    made = getattr(optgen_optim, name)
+    if made.rule.ndim is not None:
+        groups = [group if isinstance(group, dict) else {"params": [group]} for group in params]
+        every = [param for group in groups for param in group["params"]]
+        params = [param for param in every if param.ndim == made.rule.ndim] or every
+    optimizer = made(params, **required(name), target="torch")
     if hasattr(optimizer, "train"):
         optimizer.train()
     return optimizer

@@ -20,6 +20,7 @@ MODULES = tuple(
         "engines",
         "precisions",
         "catalogue",
+        "matrices",
         "checkpoints",
         "checkpoints_fsdp1_zero",
         "cuda",

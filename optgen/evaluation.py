@@ -214,7 +214,7 @@ class _Run:
         for i in self.members:
             self._begin(i)
         self.values = {i: self._given(i) for i in self.members}
-        self.of_all: dict[Reduce, Any] = {}  # reductions over all parameters
+        self.of_all: dict[Reduce, Any] = {}  # reductions over all parameters, or those of the group
         self.traced: list[Traced] = []
         self.matrices: dict[int, Values] = {}  # new states of steps on matrices
         stage = self.rule.matrices
@@ -319,7 +319,7 @@ class _Run:
         """Give a name its value in every parameter that comes to its statement."""
         reached = [i for i in self.members if not let.joins and let.path.holds(self.guards[i])]
         for node in walk(let.expr):
-            if isinstance(node, Reduce) and node.over is Kind.GLOBAL and reached:
+            if isinstance(node, Reduce) and node.over.is_host and reached:
                 together: Callable[[Any, Any], Any] = torch_math.maximum if node.op == "max" else operator.add
                 self.of_all[node] = fold(together, (self._reduced(i, node) for i in reached))
         values = {i: self._value(i, let.expr) for i in reached}
@@ -357,7 +357,7 @@ class _Run:
                 if op == MATRICES:
                     return self._step_on_matrices(i, elements)
                 return MATRIX_FUNCTIONS[op](elements, *(float(self._value(i, s, values)) for s in settings))
-            case Reduce(over=Kind.GLOBAL):
+            case Reduce(over=over) if over.is_host:  # there is one group
                 return self.of_all[expr]
             case Reduce():
                 return self._reduced(i, expr, values)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 Sort = Literal["number", "elements", "tensor", "condition", "window", "value", "matrix", "dimension"]
 """Sort of an argument: a number of any kind, one for each element, one a tensor or less; `value` is a number or a
 condition, `dimension` the name of one."""
-Over = Literal["tensor", "matrix", "all", "row", "col", "channel", "last", "last2", "last3", "last4"]
+Over = Literal["tensor", "matrix", "all", "group", "row", "col", "channel", "last", "last2", "last3", "last4"]
 Compare = Callable[[Any, Any], bool]
 MINUS = "\N{MINUS SIGN}"
 
@@ -317,14 +317,15 @@ _OF_PASSES = (
     ),
 )
 EACH: tuple[Over, ...] = ("tensor", "row", "col", "matrix", "channel", "last", "last2", "last3", "last4")
+SEVERAL: tuple[Over, ...] = ("group", "all")
 _REDUCTIONS = (
-    Reduction("sum", (*EACH, "all"), "numbers", "sum", "the sum"),
+    Reduction("sum", (*EACH, *SEVERAL), "numbers", "sum", "the sum"),
     Reduction("mean", EACH, "numbers", "mean", "the sum over the count", is_mean=True),
-    Reduction("norm", (*EACH, "all"), "squares", "‖{}‖", "the root of the sum of squares", is_root=True),
+    Reduction("norm", (*EACH, *SEVERAL), "squares", "‖{}‖", "the root of the sum of squares", is_root=True),
     Reduction("rms", EACH, "squares", "rms", "the root of the mean square", is_mean=True, is_root=True),
     Reduction("var", EACH, "deviations", "var", "the sum of squared distances from the mean over the count less 1"),
     Reduction("std", EACH, "deviations", "std", "the root of the variance", is_root=True),
-    Reduction("absmax", (*EACH, "all"), "magnitudes", "max", "the largest magnitude; 0 of none"),
+    Reduction("absmax", (*EACH, *SEVERAL), "magnitudes", "max", "the largest magnitude; 0 of none"),
     Reduction("max", EACH, "greatest", "max", "the greatest; -inf of none"),
     Reduction("min", EACH, "least", "min", "the least; inf of none"),
     Reduction("row_sum", ("row",), "numbers", "sum", "the sum along the last dimension"),

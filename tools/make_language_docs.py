@@ -128,7 +128,7 @@ MEANINGS: dict[str, dict[str, str]] = {
 }
 
 
-OVER = {"all": "`over=all`", "row": "a row", "col": "a column"}
+OVER = {"group": "`over=group`", "all": "`over=all`", "row": "a row", "col": "a column"}
 
 
 def table(name: str) -> str:

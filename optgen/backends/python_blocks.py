@@ -18,6 +18,7 @@ from optgen.schedule.sums import ElementSum, element_sums
 def block_lines(name: str, plan: Plan, rule: WholeRule) -> list[str]:
     """The fields of a block, but for what it refuses."""
     sums = [names_code((sum_name, op, reduction)) for sum_name, (op, reduction) in plan.sums.items()]
+    of_groups = tuple(sum_name for sum_name in plan.sums if plan.kinds[sum_name] is Kind.GROUP)
     arrays = [
         call("Array", f'"{n}"', f'"{plan.kinds[n].name.lower()}"', live_code(live)) for n, live in plan.arrays.items()
     ]
@@ -31,6 +32,7 @@ def block_lines(name: str, plan: Plan, rule: WholeRule) -> list[str]:
         "values": f"_{name}_values" if len(plan.values) > len(plan.host_inputs) else "",
         "commit": f"_{name}_commit" if plan.host_commits else "",
         "sums": tuple_code(sums) if sums else "",
+        "group_sums": Names(of_groups) if of_groups else "",
         "arrays": tuple_code(arrays) if arrays else "",
         "grads": "True" if rule.reads_gradients(name) else "",
         "line_sums": "True" if _sums_lines(plan, (Kind.TENSOR, Kind.LAST, Kind.LAST2, Kind.LAST3, Kind.LAST4)) else "",

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from optgen.ir.formula import FALSE, TRUE, Formula
-from optgen.ir.nodes import Expr, Kind, Let, Program, Reduce, Ref, Select, children, with_operands
+from optgen.ir.nodes import Expr, Let, Program, Reduce, Ref, Select, children, with_operands
 
 
 def demands(expr: Expr, live: Formula, path: Formula = TRUE) -> Iterator[tuple[str, Formula]]:
     """The names an expression reads, each with the formula under which it is read.
 
     Args:
-        path: Under which settings a parameter comes to the expression. It then has a part in what is reduced over all
-            parameters, whether it needs the result or not.
+        path: Under which settings a parameter comes to the expression. It then has a part in what is reduced over
+            several parameters, whether it needs the result or not.
     """
     match expr:
         case Ref(name=name):
@@ -21,7 +21,7 @@ def demands(expr: Expr, live: Formula, path: Formula = TRUE) -> Iterator[tuple[s
         case Select(formula=formula, then=then, other=other):
             yield from demands(then, live & formula, path)
             yield from demands(other, live & ~formula, path)
-        case Reduce(over=Kind.GLOBAL, x=x):
+        case Reduce(over=over, x=x) if over.is_host:
             yield from demands(x, path, path)
         case _:
             for child in children(expr):

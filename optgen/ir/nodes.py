@@ -237,8 +237,9 @@ class Let:
 
     @property
     def sums_all(self) -> bool:
-        """True if it reduces over all parameters, with those that compute it but do not need the result."""
-        return isinstance(self.expr, Reduce) and self.expr.over is Kind.GLOBAL
+        """True if it reduces over all parameters, or those of a group, with those that compute it but do not need the
+        result."""
+        return isinstance(self.expr, Reduce) and self.expr.over.is_host
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ DIMENSIONS = {kind.name.lower(): kind for kind in (Kind.CHANNEL, Kind.LAST, Kind
 WORDS = {
     "tensor": Kind.TENSOR,
     "all": Kind.GLOBAL,
+    "group": Kind.GROUP,
     "matrix": Kind.MATRIX,
     "row": Kind.ROW,
     "col": Kind.COL,
@@ -98,11 +99,12 @@ def refused(row: Reduction, over: Kind, kind: Kind, at_once: bool, has_rank: Cal
         message = f"`{name}` would give one number per {unit_of(over)}, but this is one per {unit_of(kind)}"
         help_text = f"no {unit_of(over)} has numbers of its own among these; reduce what is one per element"
         return Refused("kind", message, help_text, True)
-    if over is Kind.GLOBAL and at_once:
-        return Refused("kind", "an initial value is computed for each parameter separately", "leave `over=all` out")
-    if over is Kind.GLOBAL and (kind is not Kind.ELEMENT or "all" not in row.over):
-        *some, last = (f"`{other.name}`" for other in REDUCTIONS.values() if "all" in other.over)
-        return Refused("kind", f"`over=all` takes {', '.join(some)} or {last} of one number per element")
+    word = "all" if over is Kind.GLOBAL else "group"
+    if over.is_host and at_once:
+        return Refused("kind", "an initial value is computed for each parameter separately", f"leave `over={word}` out")
+    if over.is_host and (kind is not Kind.ELEMENT or word not in row.over):
+        *some, last = (f"`{other.name}`" for other in REDUCTIONS.values() if word in other.over)
+        return Refused("kind", f"`over={word}` takes {', '.join(some)} or {last} of one number per element")
     if not has_rank(least):
         lacks, few = {2: ("rows and columns", "two")}.get(least, (f"{least} dimensions", f"{least}"))
         message = f"`{name}` needs {lacks}, which a parameter of fewer than {few} dimensions does not have"
@@ -149,12 +151,13 @@ def lowered(row: Reduction, over: Kind, kind: Kind, x: Expr, stem: str, bind: Ca
 
 
 def _reduced(op: ReduceOp, over: Kind, kind: Kind, x: Expr, stem: str, bind: Callable[[str, Expr], Expr]) -> Expr:
-    """Elements reduce to one number per tensor before they reduce over all, to rows or columns before fewer numbers."""
+    """Elements reduce to one number per tensor before they reduce over several, to rows or columns before fewer
+    numbers."""
     outer: ReduceOp = "sum" if op == "squares" else op
     if kind is not Kind.ELEMENT:
         return Reduce(outer, over, Call("*", (x, x)) if op == "squares" else x)
-    if over is Kind.GLOBAL:
-        return Reduce(outer, Kind.GLOBAL, bind(f"{stem}_{REDUCED[op]}", Reduce(op, Kind.TENSOR, x)))
+    if over.is_host:
+        return Reduce(outer, over, bind(f"{stem}_{REDUCED[op]}", Reduce(op, Kind.TENSOR, x)))
     if over is Kind.LAST:
         return Reduce(outer, over, bind(f"{stem}_col_{REDUCED[op]}", Reduce(op, Kind.COL, x)))
     if over.is_array and over not in (Kind.ROW, Kind.COL):

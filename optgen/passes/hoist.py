@@ -142,14 +142,14 @@ class _Hoister:
         assert isinstance(expr.x, Ref)
         let = self.by_name.get(expr.x.name)
         stem = expr.x.name if let is None else stem_of(let)
-        if expr.over is Kind.GLOBAL:
-            return f"{stem}_all"
+        if expr.over.is_host:
+            return f"{stem}_{'all' if expr.over is Kind.GLOBAL else 'of_group'}"
         over = "" if expr.over is Kind.TENSOR else f"{expr.over.name.lower()}_"
         return f"{stem}_{over}{REDUCED[expr.op]}"
 
 
 def _sums_all(expr: Expr) -> bool:
-    return isinstance(expr, Reduce) and expr.over is Kind.GLOBAL
+    return isinstance(expr, Reduce) and expr.over.is_host
 
 
 LONGEST = 40

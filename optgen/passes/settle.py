@@ -57,7 +57,7 @@ def _existing(program: Program, guards: Mapping[str, bool]) -> Program:
     lets = []
     for let in program.lets:
         if let.sums_all and not let.path.holds(guards):
-            inputs[let.name] = Input(let.name, "input", Kind.GLOBAL)
+            inputs[let.name] = Input(let.name, "input", let.kind)
         else:
             lets.append(replace(let, path=TRUE, arms=(), joins=0))
     outputs = {name: value for name, value in program.outputs.items() if program.writes[name].holds(guards)}

@@ -94,10 +94,11 @@ class Block:
         partials: All that the passes reduce.
         scalars: Number of values below element kind that passes hand to their elements.
         reads: Values of a group that the step reads: names of hyperparameters, inputs, states of the group
-            and sums over all parameters, with spaces between them.
+            and sums over several parameters, with spaces between them.
         values: Function of the values that follow from these, by name; its parameters say from which.
         commit: New values of group and global states, likewise.
         sums: Sums over all parameters: (name, operator, reduction).
+        group_sums: The names of those among them that are over the parameters of a group, with spaces between them.
         refusals: Settings and states of a group with which the block may not run.
         grads: Whether the block runs over parameters that have a gradient, rather than over those that have states.
         line_sums: Whether numbers of several matrices are brought together: for the tensor, or one of its last
@@ -113,6 +114,7 @@ class Block:
     values: Callable[..., dict[str, float]] | None = None
     commit: Callable[..., dict[str, float]] | None = None
     sums: tuple[tuple[str, str, str], ...] = ()
+    group_sums: str = ""
     arrays: tuple[Array, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     grads: bool = False

@@ -113,7 +113,7 @@ class _Planner:
         sums = {
             let.name: (let.expr.op, let.expr.x.name)
             for let in self.lets
-            if isinstance(let.expr, Reduce) and let.kind is Kind.GLOBAL and isinstance(let.expr.x, Ref)
+            if let.sums_all and isinstance(let.expr, Reduce) and isinstance(let.expr.x, Ref)
         }
         host = tuple(let for let in self.lets if let.kind.is_host and let.name not in sums)
         return Plan(

@@ -457,8 +457,8 @@ class Evaluator:
         over = keywords[0].value.id if keywords else "tensor"  # type: ignore[attr-defined]
         param = self.names.get("param")
         x = widened(x, param.ball.shape) if isinstance(param, Number) else x
-        if over == "all":
-            return self._everywhere(node, name, x)
+        if over in ("all", "group"):  # there is one group
+            return self._everywhere(node, name, x, OVER[over])
         return reduce(x, name, OVER[over])
 
     def _extreme(self, name: str, numbers: Sequence[Number]) -> Number:
@@ -469,10 +469,10 @@ class Evaluator:
             result = function(result, single(number, kind))
         return Number(result, kind)
 
-    def _everywhere(self, node: ast.Call, name: str, x: Number) -> Number:
+    def _everywhere(self, node: ast.Call, name: str, x: Number, kind: Kind) -> Number:
         """A reduction over all parameters of the step: each gives its part."""
         if name == "absmax":
-            return Number(self.everywhere(node, "max", balls.largest(abs(x.ball))), Kind.GLOBAL)
+            return Number(self.everywhere(node, "max", balls.largest(abs(x.ball))), kind)
         terms = rounded(balls.multiplied(x.ball, x.ball)) if name == "norm" else x.ball
-        found = Number(self.everywhere(node, "sum", balls.total(terms)), Kind.GLOBAL)
-        return finish(balls.root(found.ball), Kind.GLOBAL) if name == "norm" else found
+        found = Number(self.everywhere(node, "sum", balls.total(terms)), kind)
+        return finish(balls.root(found.ball), kind) if name == "norm" else found

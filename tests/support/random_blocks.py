@@ -290,10 +290,10 @@ class Writer:
                 whole = self.rng.choice([Kind.ELEMENT, Kind.ELEMENT, *own])
                 names = ("sum", "mean", "rms", *EXTREMES)
                 over += [(f"{name}({{}}, over={part.name.lower()})", part, whole, 700.0) for name in names]
-        if takes(kind, Kind.GLOBAL) and not self.at_once and (kind <= Kind.GROUP or self.chance(0.3)):
-            over += [
-                (f"{name}({{}}, over=all)", Kind.GLOBAL, Kind.ELEMENT, 2000.0) for name in ("sum", "norm", "absmax")
-            ]
+        for word, several in (("all", Kind.GLOBAL), ("group", Kind.GROUP)):
+            if takes(kind, several) and not self.at_once and (kind <= Kind.GROUP or self.chance(0.2)):
+                names = ("sum", "norm", "absmax")
+                over += [(f"{name}({{}}, over={word})", several, Kind.ELEMENT, 2000.0) for name in names]
         if not over:
             return None
         form, result, of, most = self.rng.choice(over)

@@ -12,23 +12,27 @@ from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Settings
 from optgen.runtime.rule import Rule
 
-Sums = Mapping[str, float | Tensor]
+SumKey = tuple[str, int | None]
+"""A sum over several parameters: its name, and the identity of the group whose they are; None over all."""
+Sums = Mapping[SumKey, float | Tensor]
 
 
 def given(
-    rule: Rule, names: Iterable[str], settings: Settings, sums: Sums, elements: float
+    rule: Rule, names: Iterable[str], settings: Settings, sums: Sums, group: int, elements: float
 ) -> dict[str, float | Tensor]:
-    """Numbers of a group and sums over all parameters by name; tensors on a GPU are unread.
+    """Numbers of a group and sums over several parameters by name; tensors on a GPU are unread.
 
     Args:
         settings: Those of a group, with its states and the inputs of the step.
+        group: Its identity.
         elements: Elements of all parameters, which are called `total_numel`.
     """
     result: dict[str, float | Tensor] = {}
     for name in names:
         source = rule.sources.get(name)
         if source is None:
-            result[name] = elements if name == "total_numel" else sums.get(name, m.NAN)
+            found = sums.get((name, None), sums.get((name, group), m.NAN))
+            result[name] = elements if name == "total_numel" else found
         else:
             value, part = settings.get(source[0]), source[1]
             if part is not None and value is not None:
@@ -52,10 +56,10 @@ def evaluated(
 
 
 def committed(
-    rule: Rule, function: Callable[..., dict[str, float]], settings: Settings, sums: Sums, elements: float
+    rule: Rule, function: Callable[..., dict[str, float]], settings: Settings, sums: Sums, group: int, elements: float
 ) -> dict[str, float]:
     """New values of the states of a group, and of those of the optimizer."""
-    inputs = given(rule, parameters(function).values(), settings, sums, elements)
+    inputs = given(rule, parameters(function).values(), settings, sums, group, elements)
     return evaluated(rule, function, settings, {name: m.number(value) for name, value in inputs.items()})
 
 
@@ -68,25 +72,35 @@ def parameters(function: Callable[..., Any]) -> Mapping[str, str]:
 
 
 class HostValues:
-    """Settings of a step and sums over all parameters, as passes take them.
+    """Settings of a step and sums over several parameters, as passes take them.
 
     Attributes:
         rows: The settings of every row, with the inputs of the step.
-        sums: Sums over all parameters that earlier passes have completed; tensors on a GPU are unread.
+        groups: The identity of each row's group.
+        sums: Sums over several parameters that earlier passes have completed; tensors on a GPU are unread.
         elements: Elements of all parameters.
     """
 
-    def __init__(self, rule: Rule, block: Block, rows: Sequence[Settings], sums: Sums, elements: float) -> None:
-        self.rule, self.block, self.rows, self.sums, self.elements = rule, block, rows, sums, elements
+    def __init__(
+        self,
+        rule: Rule,
+        block: Block,
+        rows: Sequence[Settings],
+        groups: Sequence[int],
+        sums: Sums,
+        elements: float,
+    ) -> None:
+        self.rule, self.block, self.rows, self.groups = rule, block, rows, groups
+        self.sums, self.elements = sums, elements
 
     def with_sums(self, sums: Sums) -> HostValues:
         """The same settings, and sums that are complete now."""
-        return HostValues(self.rule, self.block, self.rows, {**self.sums, **sums}, self.elements)
+        return HostValues(self.rule, self.block, self.rows, self.groups, {**self.sums, **sums}, self.elements)
 
     @cached_property
-    def numbers(self) -> dict[str, float]:
+    def numbers(self) -> dict[SumKey, float]:
         """The sums as the host reads them: it waits for a GPU."""
-        return {name: float(value) for name, value in self.sums.items()}
+        return {key: float(value) for key, value in self.sums.items()}
 
     @cached_property
     def computed(self) -> list[dict[str, float]]:
@@ -102,4 +116,5 @@ class HostValues:
     def inputs(self) -> list[dict[str, float | Tensor]]:
         """Values from which the host's values follow, for a target that computes them itself; tensors stay unread."""
         names = self.block.reads.split()
-        return [given(self.rule, names, row, self.sums, self.elements) for row in self.rows]
+        rows = zip(self.rows, self.groups, strict=True)
+        return [given(self.rule, names, row, self.sums, group, self.elements) for row, group in rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from optgen.runtime.block import Block, Pass, Settings
 from optgen.runtime.core import sweep
 from optgen.runtime.core.bucket import Member, StaleError
-from optgen.runtime.core.host_values import HostValues
+from optgen.runtime.core.host_values import HostValues, SumKey
 from optgen.runtime.core.shards import local_gradient, local_tensor
 from optgen.runtime.core.step_inputs import Inputs
 from optgen.runtime.engines.engine import Engine
@@ -26,7 +27,7 @@ from optgen.runtime.step.matrix_owners import MatrixOwners
 KEPT_STEPS = 4  # sets of parameters whose engines are kept, for models in which gradients come and go
 KEPT_OF_SOME_STEPS = 16  # of rules in which some things happen on some steps only
 
-Parts = dict[str, tuple[str, list[list[float] | Tensor]]]  # of sums over all parameters: by name, "sum" or "max"
+Parts = dict[SumKey, tuple[str, list[list[float] | Tensor]]]  # of sums over several parameters; "sum" or "max"
 
 
 class PreparationKey(NamedTuple):
@@ -141,7 +142,8 @@ class Prepared:
         """Values that groups share in a step; those of the last step, if nothing that they follow from has changed."""
         if self._values is not None and not inputs.values:
             return self._values
-        values = HostValues(self.rule, self.block, self.settings(inputs.values), {}, self.elements)
+        groups = [id(group) for group, _ in self.rows]
+        values = HostValues(self.rule, self.block, self.settings(inputs.values), groups, {}, self.elements)
         if self._lasting and not inputs.values:
             self._values = values
         return values
@@ -172,17 +174,29 @@ class Prepared:
         return [local_gradient(places[position], grad) for position, grad in enumerate(grads)]
 
     def sums(self, block: Block, item: Pass, running: Sequence[Engine]) -> Parts:
-        """The parts of the sums over all parameters that a pass completes."""
-        return {
-            name: (kind, [engine.reduction(block, reduction) for engine in running])
-            for name, kind, reduction in block.sums
-            if reduction in item.names and running
-        }
+        """The parts of the sums over all parameters, or those of a group, that a pass completes."""
+        result: Parts = {}
+        for name, kind, reduction in block.sums:
+            for engine in running if reduction in item.names else ():
+                found, of_group = engine.reduction(block, reduction), name in block.group_sums.split()
+                for group, members in self._of_groups(engine) if of_group else [(None, slice(None))]:
+                    result.setdefault((name, group), (kind, []))[1].append(found[members])
+        return result
+
+    def _of_groups(self, engine: Engine) -> list[tuple[int, slice]]:
+        """The members of an engine that follow one another in a group, with its identity."""
+        result: list[tuple[int, slice]] = []
+        begin = 0
+        for group, run in groupby(id(self.rows[member.row][0]) for member in engine.bucket.members):
+            end = begin + len(list(run))
+            result.append((group, slice(begin, end)))
+            begin = end
+        return result
 
 
-def joined(parts: Parts) -> dict[str, float | Tensor]:
-    """Sums over all parameters; where GPUs have all of one, it is a tensor that nobody has read."""
-    return {name: _joined(*each) for name, each in parts.items()}
+def joined(parts: Parts) -> dict[SumKey, float | Tensor]:
+    """Sums over several parameters; where GPUs have all of one, it is a tensor that nobody has read."""
+    return {key: _joined(*each) for key, each in parts.items()}
 
 
 def _joined(kind: str, parts: Sequence[list[float] | Tensor]) -> float | Tensor:

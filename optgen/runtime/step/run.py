@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optgen.log import logger
 from optgen.runtime.core.bucket import StaleError
-from optgen.runtime.core.host_values import HostValues, committed
+from optgen.runtime.core.host_values import HostValues, Sums, committed
 from optgen.runtime.core.step_inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
 from optgen.runtime.cuda.graph_capture import is_capturing, place_every_lr
 from optgen.runtime.step.interrupts import Uninterrupted
@@ -122,12 +122,12 @@ def _commit(
     optimizer: OptimizerLike,
     commit: Callable[..., dict[str, float]],
     inputs: Inputs,
-    sums: Mapping[str, float],
+    sums: Sums,
     elements: float,
 ) -> None:
     """Store group and global states; the first group decides for the optimizer."""
     rule, groups = optimizer._policy.rule, optimizer.param_groups
-    results = [committed(rule, commit, {**group, **inputs.values}, sums, elements) for group in groups]
+    results = [committed(rule, commit, {**group, **inputs.values}, sums, id(group), elements) for group in groups]
     for group, result in zip(groups, results, strict=True):
         for key, value in result.items():
             group[key] = results[0][key] if rule.states[key].kind == "global" else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from optgen.runtime.block import Block
-from optgen.runtime.core.host_values import HostValues, Sums
+from optgen.runtime.core.host_values import HostValues, SumKey, Sums
 from optgen.runtime.engines.engine import Engine
 from optgen.runtime.step.prepared import Parts, Prepared, joined
 
@@ -25,22 +25,27 @@ def run_passes(steps: Sequence[tuple[Prepared, HostValues]]) -> list[HostValues]
         The values of the last pass of each.
     """
     running = [_passes(prepared, values) for prepared, values in steps]
-    common = set.intersection(*({name for name, _, _ in prepared.block.sums} for prepared, _ in steps))
+    common = set.intersection(*(_over_all(prepared.block) for prepared, _ in steps))
     ends: list[HostValues] = [values for _, values in steps]
     asked: list[Parts] = [{} for _ in steps]
     for index in range(len(steps)):
         asked[index] = _go_on(running, index, None, common, ends)
     while any(asked):
-        shared = joined(_together([{name: own[name] for name in own if name in common} for own in asked]))
+        shared = joined(_together([{key: own[key] for key in own if key in common} for own in asked]))
         for index, own in enumerate(asked):
             if own:
-                rest = joined({name: parts for name, parts in own.items() if name not in common})
+                rest = joined({key: parts for key, parts in own.items() if key not in common})
                 asked[index] = _go_on(running, index, {**shared, **rest}, common, ends)
     return ends
 
 
+def _over_all(block: Block) -> set[SumKey]:
+    """The sums of a block over all parameters."""
+    return {(name, None) for name, _, _ in block.sums if name not in block.group_sums.split()}
+
+
 def _go_on(
-    running: Sequence[Running], index: int, sums: Sums | None, common: set[str], ends: list[HostValues]
+    running: Sequence[Running], index: int, sums: Sums | None, common: set[SumKey], ends: list[HostValues]
 ) -> Parts:
     """Run one rule until it needs a sum that all of them take, whose parts are returned; {} at its end."""
     try:
@@ -57,13 +62,13 @@ def _together(asked: Sequence[Parts]) -> Parts:
     """The parts of sums of several rules, in the order of the rules."""
     result: Parts = {}
     for own in asked:
-        for name, (kind, parts) in own.items():
-            result[name] = kind, [*(result[name][1] if name in result else ()), *parts]
+        for key, (kind, parts) in own.items():
+            result[key] = kind, [*(result[key][1] if key in result else ()), *parts]
     return result
 
 
 def _passes(prepared: Prepared, values: HostValues) -> Running:
-    """Run a block, yielding the parts of sums over all parameters where their totals are needed."""
+    """Run a block, yielding the parts of sums over several parameters where their totals are needed."""
     name, block = prepared.key.block, prepared.block
     for engine in prepared.engines:
         engine.take(values)

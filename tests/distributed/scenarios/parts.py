@@ -215,7 +215,33 @@ blocks:
 """
 
 
-def written(text: str, params: Iterable[Tensor], target: str) -> Any:
+SOME_STEPS = """
+name: some_steps
+hyperparameters:
+  lr: 0.1
+  rates: {default: [0.5, 0.9], names: [fast, slow], range: "[0, 1)", doc: Decay rates.}
+states:
+  momentum: {count: rates}
+  kept: {init: param, codecs: [fp32]}
+  usual: {shape: group}
+blocks:
+  step: |
+    length = norm(grad, over=group)
+    usual = 0.5 * usual + length
+    update = 0 * grad
+    for rate, average in zip(rates, momentum):
+        average = rate * average + (1 - rate) * grad
+        update = update + average / (1 + norm(average))
+    param = param - lr * update * usual / (1 + length)
+    if every(2):
+        kept = kept + 0.5 * (param - kept)
+        param = kept
+    if step % 3 == 1:
+        param = param / (1 + absmax(param, over=group))
+"""
+
+
+def written(text: str, params: Iterable[Any], target: str) -> Any:
     """An optimizer of the one class of a spec."""
     with TemporaryDirectory() as folder:
         name = text.split()[1]
@@ -233,6 +259,19 @@ def channels(world: World, target: str) -> float:
     placed = [[Shard(0)], [Shard(1)], [Shard(0)], [Shard(2)]]
     results, optimizer = train_parts(make, begin, grads, world.mesh(), placed)
     assert optimizer.engines() == {target: len(shapes)}, optimizer.engines()
+    return furthest(results, train_plain(make, begin, grads), begin)
+
+
+def some_steps(world: World, target: str) -> float:
+    """Some steps only, a vector of states, and sums over each of two groups."""
+    begin, grads = starts(SHAPES), gradients(SHAPES, STEPS)
+
+    def make(params: list[Tensor]) -> Any:
+        groups = [{"params": params[1:3]}, {"params": [params[0], params[3]], "lr": 0.3}]
+        return written(SOME_STEPS, groups, target)
+
+    results, optimizer = train_parts(make, begin, grads, world.mesh(), [[Shard(0)] for _ in SHAPES])
+    assert optimizer.engines() == {target: len(SHAPES)}, optimizer.engines()
     return furthest(results, train_plain(make, begin, grads), begin)
 
 
@@ -368,6 +407,8 @@ SCENARIOS: Scenarios = {
         "refusals": Scenario(refusals),
         "channels, torch": Scenario(partial(channels, target="torch")),
         "channels, cpu": Scenario(partial(channels, target="cpu")),
+        "some steps, torch": Scenario(partial(some_steps, target="torch")),
+        "some steps, cpu": Scenario(partial(some_steps, target="cpu")),
         "other placement": Scenario(other_placement),
         "other part": Scenario(other_part),
         "different steps": Scenario(different_steps),

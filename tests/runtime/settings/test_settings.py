@@ -210,7 +210,7 @@ PARAMS: list[tuple[Any, type[Exception], str]] = [
     ([torch.ones(2), 3], TypeError, "optimizer can only optimize Tensors, but one of the params is int"),
     ([{"lr": 0.1}], ValueError, "needs the key 'params'"),
     ([torch.ones(2, dtype=torch.complex64)], TypeError, "float32, bfloat16 and float16, not complex64"),
-    ([torch.ones(2, dtype=torch.float64)], TypeError, "not float64"),
+    ([torch.ones(2, dtype=torch.float64)], TypeError, "not float64; all arithmetic is float32"),
     ([torch.ones(2, dtype=torch.int64)], TypeError, "not int64"),
     ([{"params": iter([torch.ones(2, dtype=torch.complex64)])}], TypeError, "not complex64"),
     ([("w", torch.ones(2, dtype=torch.int8))], TypeError, "not int8"),
@@ -225,6 +225,12 @@ def test_parameters_that_are_refused(params, error, message) -> None:
         AdamW(params)
     assert message in str(raised.value)
     assert "AdamW" in str(raised.value)
+
+
+def test_no_target_takes_float64_parameters(target) -> None:
+    """docs/precision.md says so: one would be no more exact than a float32 one."""
+    with pytest.raises(TypeError, match=r"not float64; all arithmetic is float32 \(optgen.reference computes"):
+        AdamW([torch.nn.Parameter(torch.ones(2, dtype=torch.float64))], target=target)
 
 
 def test_the_same_parameter_twice() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from oracles.declared import Row
 from oracles.expressions import Kind
-from support.random_blocks import CONDITIONS, KEPT, LINES, OF_STEPS, RANKS, ROWS, SHAPES, Name, State, Writer
+from support.random_blocks import CONDITIONS, KEPT, LINES, OF_FACTS, OF_STEPS, RANKS, ROWS, SHAPES, Name, State, Writer
 
 CODECS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")
 QUANTIZED = ("int8", "int4", "fp8", "companded8")
@@ -60,7 +60,14 @@ def rule_of(seed: int) -> Rule:
     return _RuleWriter(seed).write()
 
 
+def stage_of(seed: int, has_update: bool) -> Rule:
+    """The stage of a number, for a rule with or without `update`."""
+    return _StageWriter(seed).stage(has_update)
+
+
 class _RuleWriter:
+    prefix, conditions, windows = "s", tuple(CONDITIONS), True
+
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.name = f"random_{seed}"
@@ -72,13 +79,13 @@ class _RuleWriter:
         result = []
         for number in range(self.rng.randint(1, 6)):
             shape = self.rng.choice(["param"] * 3 + ["tensor"] * 2 + list(SHAPES))
-            window = shape == "tensor" and self.rng.random() < 0.4
-            lasting = [test for test in CONDITIONS if test not in OF_STEPS]
+            window = shape == "tensor" and self.rng.random() < 0.4 and self.windows
+            lasting = [test for test in self.conditions if test not in OF_STEPS]
             chosen = self.rng.sample(lasting, self.rng.choice([0, 0, 1, 1, 2]))
             when = frozenset() if SHAPES[shape] <= Kind.GROUP else frozenset(chosen)
             if SHAPES[shape] in LINES:
                 when |= {ROWS, RANKS.get(SHAPES[shape], ROWS)}
-            result.append(State(f"s{number}", shape, window or self.rng.random() < 0.7, when, window))
+            result.append(State(f"{self.prefix}{number}", shape, window or self.rng.random() < 0.7, when, window))
         return result
 
     def write(self) -> Rule:
@@ -147,6 +154,33 @@ class _RuleWriter:
         lines = [*writer.block(self.states, 1, self.rng.randint(1, 3)), writer.moved()]
         grad = "    grad: true\n" if has_grad else ""
         return f"  {name}:\n{grad}    block: |\n" + _indented(lines, 6)
+
+
+class _StageWriter(_RuleWriter):
+    """Writes a stage: of the rule it reads `lr` alone, which every rule has here."""
+
+    prefix, conditions, windows = "t", OF_FACTS, False
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed + 10**6)
+        self.name = f"stage_{seed}"
+        self.constant = {"lr": Name(Kind.GROUP, 1.0), "fourth": Name(Kind.GROUP, 1.0)}
+
+    def stage(self, has_update: bool) -> Rule:
+        body = "blocks:\n"
+        for block in ("grad", "update", "apply") if has_update else ("grad", "apply"):
+            writer = Writer(self.rng, self._names(), has_grad=block == "grad")
+            writer.conditions = self.conditions
+            if block == "update":
+                writer.names["update"] = Name(Kind.ELEMENT, KEPT * 100)
+            lines = writer.block(self.states, 1, self.rng.randint(1, 4))
+            last = writer.moved() if block == "apply" else ""
+            lines.append(last or writer.assign(block, writer.squeezed(writer.exact(Kind.ELEMENT, 2), KEPT)))
+            body += f"  {block}: |\n" + _indented(lines, 4)
+        states = {name: self._declared(state) for name, state in self.states.items()}
+        hypers = {"fourth": '{default: 0.5, range: "[0, inf)"}'}
+        text = _used({"hyperparameters": hypers, "states": states}, body) + body
+        return Rule(self.name, f"stage: {self.name}\n{text}", {})
 
 
 def _used(declared: Mapping[str, Mapping[str, str]], body: str) -> str:

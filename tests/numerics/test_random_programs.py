@@ -15,11 +15,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from oracles.declared import Row, load_spec
+from oracles.declared import Row, load_on, load_spec
 from oracles.spec_oracle import SpecOracle
 
 from numerics.harness import Duel, targeted
-from numerics.programs import STEPS, Case, Rule, case_of, rule_of
+from numerics.programs import STEPS, Case, Rule, case_of, rule_of, stage_of
 from optgen.compiler import check_specs, compile_specs
 from optgen.diagnostics import Reporter, SpecError
 from optgen.emit.writer import write
@@ -63,19 +63,19 @@ def tried(rule: Rule, row: Row, case: Case, cls: type[torch.optim.Optimizer], ta
     return it
 
 
-def package(paths: list[Path], name: str, folder: Path) -> ModuleType:
-    """The package of these rules."""
+def package(paths: list[Path], name: str, folder: Path, onto: Path | None = None) -> ModuleType:
+    """The package of these rules, or of a rule with stages on it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # much of what is written serves nothing
-        write(compile_specs(paths, name), folder / name)
+        write(compile_specs(paths, name, onto), folder / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         return importlib.import_module(name)
 
 
-def has_too_many_cases(path: Path) -> bool:
+def has_too_many_cases(path: Path, onto: Path | None = None) -> bool:
     try:
-        check_specs([path], Reporter())
+        check_specs([path], Reporter(), onto)
     except SpecError as error:
         return "error[too-many-cases]" in str(error)
     return False
@@ -108,3 +108,29 @@ def test_rules(target: str, seeds: range, tmp_path: Path) -> None:
             raise AssertionError(f"rule {seed} on {target}: {error}\n{case}\n{rule.text}") from error
         bounded, whole = (a + b for a, b in zip((bounded, whole), tight(it), strict=True))
     assert len(rules) < TOGETHER["torch"] or bounded >= SHARE * whole
+
+
+OF_STAGES = {"torch": range(8), "cpu": range(3000, 3003), "cuda": range(4000, 4001)}
+
+
+@pytest.mark.parametrize(
+    ("target", "seed"),
+    [pytest.param(target, seed, id=f"{target}-{seed}") for target, seeds in OF_STAGES.items() for seed in seeds],
+    indirect=["target"],
+)
+def test_stages_on_rules(target: str, seed: int, tmp_path: Path) -> None:
+    """A random stage around a random rule."""
+    rule = rule_of(seed)
+    stage = stage_of(seed, "  apply: |" in rule.text)
+    paths = [tmp_path / f"{one.name}.yaml" for one in (rule, stage)]
+    for path, one in zip(paths, (rule, stage), strict=True):
+        path.write_text(one.text)
+    if has_too_many_cases(paths[1], paths[0]):
+        pytest.skip("more settings are tested at once than a plan can")
+    module = package([paths[1]], f"staged_{target}_{seed}", tmp_path, paths[0])
+    (name, row), *_ = load_on(paths[0], [paths[1]]).items()
+    case = case_of(seed, row, most=5 if target == "torch" else 2)
+    try:
+        tried(rule, row, case, getattr(module, name), target, seed)
+    except Exception as error:
+        raise AssertionError(f"rule {seed} on {target}: {error}\n{case}\n{rule.text}\n{stage.text}") from error

@@ -33,6 +33,8 @@ CONDITIONS: dict[str, Kind] = {
     "every(2)": Kind.STEP,
     "step % 3 != 1": Kind.STEP,
 }
+OF_FACTS = tuple(test for test, kind in CONDITIONS.items() if kind is Kind.STEP)
+"""Conditions that ask for no settings of a rule."""
 OF_STEPS = ("every(2)", "step % 3 != 1")
 """Conditions that differ between steps: no state exists under them, and no window takes a value."""
 DIMENSIONS = {kind.name.lower(): kind for kind in (Kind.CHANNEL, Kind.LAST, Kind.LAST2, Kind.LAST3, Kind.LAST4)}
@@ -89,7 +91,13 @@ def takes(whole: Kind, part: Kind) -> bool:
 
 
 class Writer:
-    """Writes the statements of a block, or an expression."""
+    """Writes the statements of a block, or an expression.
+
+    Attributes:
+        conditions: Those that an `if` may ask for.
+    """
+
+    conditions: tuple[str, ...] = tuple(CONDITIONS)
 
     def __init__(self, rng: random.Random, names: Mapping[str, Name], has_grad: bool = True, at_once: bool = False):
         self.rng, self.names, self.at_once = rng, dict(names), at_once
@@ -429,7 +437,7 @@ class Writer:
 
     def branch(self, states: Mapping[str, State], deep: int) -> Iterator[str]:
         """An `if` over what is known before the step, with what holds in each of its branches."""
-        tests = [test for test in CONDITIONS if test not in self.path and f"not {test}" not in self.path]
+        tests = [test for test in self.conditions if test not in self.path and f"not {test}" not in self.path]
         if not tests:
             return
         chosen = self.rng.sample(tests, min(len(tests), self.rng.choice([1, 1, 1, 2])))

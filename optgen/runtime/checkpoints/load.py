@@ -207,7 +207,7 @@ def find_pager(name: str, param: Tensor, settings: Mapping[str, Any]) -> Pager |
     if not asks_for_paging(settings, param.numel()):
         return None
     try:
-        target = choose_target(name, param.device, settings.get("target"))
+        target = choose_target(name, param.device, settings.get("target"), param.dtype)
     except RuntimeError:
         return None  # the step will say it
     if target != "cuda":

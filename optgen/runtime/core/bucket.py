@@ -115,7 +115,7 @@ def check_gradient(name: str, grad: Tensor, param: Tensor) -> None:
     """
     if grad.layout is not torch.strided:
         raise RuntimeError(f"{name} does not support sparse gradients, got {grad.layout}; use dense ones")
-    if grad.dtype not in DTYPES:
+    if grad.dtype not in DTYPES and not grad.dtype is param.dtype is torch.float64:
         allowed = "float32, bfloat16 and float16"
         raise TypeError(f"{name}: gradients are {allowed}, not {str(grad.dtype).removeprefix('torch.')}")
     if grad.shape != param.shape:

@@ -163,7 +163,7 @@ def check_rounding(name: str, settings: Settings, params: Sequence[Tensor], firs
         return
     allowed = PARAMETER_CODECS[rounding].dtypes
     dtypes = [dtype_name(param.dtype) for param in params]
-    wrong = sorted({dtype for dtype in dtypes if dtype not in (*allowed, "float32")})
+    wrong = sorted({dtype for dtype in dtypes if dtype not in (*allowed, "float32", "float64")})
     if wrong:
         raise ValueError(
             f"{name}: rounding={rounding!r} is for {' and '.join(allowed)} parameters, not {wrong[0]}; use 'kahan'"

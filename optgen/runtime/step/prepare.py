@@ -205,7 +205,7 @@ class _Preparer:
         self.reduces = False  # anything of a parameter that is divided among processes
         self.rows: list[tuple[dict[str, Any], Mapping[str, Any]]] = []
         self.known_rows: dict[tuple[Any, ...], int] = {}
-        self.targets: dict[tuple[torch.device, str | None], str] = {}
+        self.targets: dict[tuple[torch.device, str | None, bool], str] = {}
         self.batches: dict[Key, int] = {}  # the number of the last bucket of matrices of each kind
 
     def run(self, only: Tensor | None) -> Prepared:
@@ -385,7 +385,7 @@ class _Preparer:
         return (*kind, number)
 
     def _target(self, param: Tensor, wanted: str | None) -> str:
-        key = (param.device, wanted)
+        key = (param.device, wanted, param.dtype is torch.float64)
         if key not in self.targets:
-            self.targets[key] = choose_target(self.name, param.device, wanted)
+            self.targets[key] = choose_target(self.name, param.device, wanted, param.dtype)
         return self.targets[key]

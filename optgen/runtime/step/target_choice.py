@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Engine: TypeAlias = "CpuEngine | CudaEngine | TorchEngine"
 
 
-def choose_target(name: str, device: torch.device, wanted: str | None) -> str:
-    """The target that serves the parameters on a device.
+def choose_target(name: str, device: torch.device, wanted: str | None, dtype: torch.dtype = torch.float32) -> str:
+    """The target that serves the parameters of a dtype on a device.
 
     Args:
         name: The optimizer's class.
@@ -28,7 +28,18 @@ def choose_target(name: str, device: torch.device, wanted: str | None) -> str:
 
     Raises:
         RuntimeError: when the cpu or the cuda target is asked for and cannot serve.
+
+    Warns:
+        RuntimeWarning: once a process, of what serves less well than was to be expected.
     """
+    if dtype is torch.float64:
+        if wanted not in (None, "torch"):
+            raise RuntimeError(f"{name}: target={wanted!r} cannot serve a float64 parameter; leave target out")
+        say_once(
+            "float64 parameters are served by the torch target and rounded to float32, in which all is computed; "
+            "make them float32, or evaluate the rule in float64 by optgen.reference"
+        )
+        return "torch"
     if wanted == "torch":
         return "torch"
     if wanted == "cuda" or (wanted is None and device.type == "cuda"):

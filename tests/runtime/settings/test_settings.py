@@ -210,7 +210,6 @@ PARAMS: list[tuple[Any, type[Exception], str]] = [
     ([torch.ones(2), 3], TypeError, "optimizer can only optimize Tensors, but one of the params is int"),
     ([{"lr": 0.1}], ValueError, "needs the key 'params'"),
     ([torch.ones(2, dtype=torch.complex64)], TypeError, "float32, bfloat16 and float16, not complex64"),
-    ([torch.ones(2, dtype=torch.float64)], TypeError, "not float64; all arithmetic is float32"),
     ([torch.ones(2, dtype=torch.int64)], TypeError, "not int64"),
     ([{"params": iter([torch.ones(2, dtype=torch.complex64)])}], TypeError, "not complex64"),
     ([("w", torch.ones(2, dtype=torch.int8))], TypeError, "not int8"),
@@ -227,10 +226,31 @@ def test_parameters_that_are_refused(params, error, message) -> None:
     assert "AdamW" in str(raised.value)
 
 
-def test_no_target_takes_float64_parameters(target) -> None:
-    """docs/precision.md says so: one would be no more exact than a float32 one."""
-    with pytest.raises(TypeError, match=r"not float64; all arithmetic is float32 \(optgen.reference computes"):
-        AdamW([torch.nn.Parameter(torch.ones(2, dtype=torch.float64))], target=target)
+def test_float64_parameters_are_served_by_the_torch_target(target, monkeypatch) -> None:
+    """They are float32 numbers from the first step on, and a warning says so."""
+    monkeypatch.setattr("optgen.runtime.step.target_choice._said", set())
+    wide = torch.nn.Parameter(torch.full((300,), 1 / 3, dtype=torch.float64))
+    narrow = torch.nn.Parameter(wide.detach().float())
+    opt, other = AdamW([wide], target=None if target == "torch" else target), AdamW([narrow], target="torch")
+    wide.grad, narrow.grad = torch.ones(300, dtype=torch.float64), torch.ones(300)
+    if target != "torch":
+        with pytest.raises(RuntimeError, match=f"AdamW: target='{target}' cannot serve a float64 parameter"):
+            opt.step()
+        assert torch.equal(wide, torch.full((300,), 1 / 3, dtype=torch.float64))
+        return
+    with pytest.warns(RuntimeWarning, match="float64 parameters are served by the torch target and rounded to float32"):
+        opt.step()
+    for _ in range(2):
+        other.step()
+        opt.step()
+    other.step()
+    assert wide.dtype is torch.float64
+    assert torch.equal(wide, narrow.double())
+    assert opt.engines() == {"torch": 1}
+    again = AdamW([wide])
+    again.load_state_dict(opt.state_dict())
+    assert torch.equal(again.state[wide]["exp_avg"], opt.state[wide]["exp_avg"])
+    assert again.state[wide]["exp_avg"].dtype is torch.float32
 
 
 def test_the_same_parameter_twice() -> None:

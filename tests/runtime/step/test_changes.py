@@ -154,7 +154,7 @@ def by_hand(value: object) -> torch.Tensor:
 PUT_IN_BY_HAND: dict[str, tuple[Callable[[torch.Tensor], object], type[Exception], str]] = {
     "twice": (lambda param: param, ValueError, "holds the same parameter twice, at positions 0 and 1"),
     "no tensor": (lambda _: 3, TypeError, "one of the params is int"),
-    "double": (lambda _: by_hand(torch.zeros(3, dtype=torch.float64)), TypeError, "not float64"),
+    "complex": (lambda _: by_hand(torch.zeros(3, dtype=torch.complex64)), TypeError, "not complex64"),
     "meta": (lambda _: by_hand(torch.zeros(3, device="meta")), TypeError, "have no values"),
     "expanded": (lambda _: by_hand(torch.zeros(1).expand(5)), ValueError, "is expanded"),
 }

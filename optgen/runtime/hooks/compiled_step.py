@@ -165,8 +165,8 @@ def _make_states(optimizer: Stepper, params: Sequence[Tensor]) -> bool:
 def _undo_capturable(optimizer: Stepper, group: dict[str, Any]) -> None:
     """Take back `capturable` where nothing can serve it: torch.compile sets it in groups that a function changes."""
     if group.get("capturable") and not optimizer.defaults["capturable"] and group["params"]:
-        name, device = optimizer._policy.name, group["params"][0].device
-        if device.type != "cuda" or choose_target(name, device, group["target"]) != "cuda":
+        name, param = optimizer._policy.name, group["params"][0]
+        if param.device.type != "cuda" or choose_target(name, param.device, group["target"], param.dtype) != "cuda":
             group["capturable"] = False
 
 

@@ -80,6 +80,8 @@ def print_explanation(info: ClassInfo) -> None:
     ]
     print_table(("pass", "reads", "writes", "reduces", "B/param"), rows, right=("B/param",))
     print_text(f"\nmemory: states {brief(info.state_bytes)} bytes a parameter; a step moves {brief(info.traffic)}")
+    for products in info.matrix_functions:
+        print_text(f"products of {products}")
     print_text(_paging(info))
     print_text("\nfiles")
     for path in explanation.files:

@@ -28,8 +28,9 @@ from optgen.emit.environment import render
 from optgen.errors import UserError
 from optgen.ir.dump import text
 from optgen.ir.guards import RECORDED, Guard
-from optgen.ir.nodes import Kind
+from optgen.ir.nodes import Kind, MatrixCall
 from optgen.ir.rule import WholeRule
+from optgen.operations import MATRIX_FUNCTIONS
 from optgen.passes.settle import settle
 from optgen.prose import Prose
 from optgen.schedule.plan import Plan
@@ -220,6 +221,17 @@ class ClassInfo:
     def traffic(self) -> float:
         """Bytes per parameter that a step moves, on average."""
         return sum(share * traffic(self.plans["step"], setting) for share, setting in self.cycle)
+
+    @property
+    def matrix_functions(self) -> tuple[str, ...]:
+        """Functions of matrices that a step runs, each with the operations of its products."""
+        guards = self.setting.guards
+        passes = self.plans["step"].live_passes(guards)
+        made = [r.reduce for item in passes for r in item.reductions if r.live.holds(guards)]
+        rows = [
+            MATRIX_FUNCTIONS[call.op] for call in made if isinstance(call, MatrixCall) and call.op in MATRIX_FUNCTIONS
+        ]
+        return tuple(f"{row.name}: {row.products}" for row in rows if row.products)
 
     @cached_property
     def cycle(self) -> tuple[tuple[float, Setting], ...]:

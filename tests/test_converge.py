@@ -51,6 +51,15 @@ def test_a_language_model_trains_in_the_fewest_bits() -> None:
     assert found.start == pytest.approx(math.log(256), rel=0.02)
 
 
+@pytest.mark.slow
+def test_muon_is_below_adamw_at_equal_steps() -> None:
+    """In 32, 8 and 4 bits, on the text; embeddings, head and norms are AdamW's in the same bits."""
+    require_compiler()
+    steps = steps_of("text", "adam")
+    adamw = train(wanted("text", "adam", 32)).final
+    assert all(train(wanted("text", "muon", bits, steps=steps)).final < adamw for bits in (32, 8, 4))
+
+
 def test_a_run_that_does_not_learn_fails() -> None:
     (found,) = outcomes([train(replace(wanted("digits", "adam", 32, steps=20), lr=0.0))])
     assert found.mean == pytest.approx(found.start, rel=1e-6)

@@ -164,7 +164,7 @@ def _train(wanted: Wanted, began: float) -> Run:
     lr = rule.lr.get(wanted.task) if wanted.lr is None else wanted.lr
     settings = {name: value for name, value in rule.settings.items() if name in arguments(made)}
     settings |= {} if lr is None else {"lr": lr}
-    optimizer = made(model.parameters(), **starting_settings(made, wanted.bits, **settings))
+    optimizer = _optimizer(wanted, made, model, starting_settings(made, wanted.bits, **settings))
     # Each purpose draws from numbers of its own, so that one rule's draws do not move another's batches.
     batches = torch.Generator().manual_seed(wanted.seed)
     labels = torch.Generator().manual_seed(wanted.seed + 1)
@@ -174,14 +174,18 @@ def _train(wanted: Wanted, began: float) -> Run:
     )
 
     def held_out() -> float:
-        if "eval" in optimizer.rule.blocks:
+        if "eval" in made.rule.blocks:
             optimizer.eval()
         with torch.no_grad():
             value = loss(model, data.held_out).item()
-        begin_training(optimizer)
+        begin()
         return value
 
-    begin_training(optimizer)
+    def begin() -> None:
+        if made.rule.ndim is None:
+            begin_training(optimizer)
+
+    begin()
     losses = {0: held_out()}
     counted = evaluated_steps(wanted.steps)
     has_hessian = callable(getattr(optimizer, "update_hessian", None))
@@ -203,6 +207,16 @@ def _train(wanted: Wanted, began: float) -> Run:
                 break
     final = math.nan if any(s not in losses for s in counted) else sum(losses[s] for s in counted) / len(counted)
     return Run(wanted, losses[0], final, losses, _quantized(optimizer), time.perf_counter() - began, key_of(wanted))
+
+
+def _optimizer(wanted: Wanted, made: Made, model: torch.nn.Module, settings: dict[str, Any]) -> Any:
+    """The optimizer of a model: of a rule of matrices, with AdamW in the same bits for all that is none."""
+    if made.rule.ndim is None:
+        return made(model.parameters(), **settings)
+    package = importlib.import_module(wanted.package)
+    others = {"lr": training("adam").lr[wanted.task], "optim_bits": wanted.bits}
+    own, rest = {"rule": made.__name__, **settings}, {"rule": "AdamW", **others}
+    return package.for_model(model, own, others=rest, show=False)
 
 
 def _quantized(optimizer: Any) -> float:

@@ -185,8 +185,9 @@ class Muon(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
-        matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1, is_paged: bool = False,
-        capturable: bool = False, fused_backward: bool = False, fused: bool | None = None, foreach: bool | None = None,
+        matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1,
+        matrix_dtype: Literal["float32", "bfloat16"] = "float32", is_paged: bool = False, capturable: bool = False,
+        fused_backward: bool = False, fused: bool | None = None, foreach: bool | None = None,
         differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """Muon.
@@ -245,8 +246,9 @@ class _MuonBase(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
-        matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1, is_paged: bool = False,
-        capturable: bool = False, fused_backward: bool = False, fused: bool | None = None, foreach: bool | None = None,
+        matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1,
+        matrix_dtype: Literal["float32", "bfloat16"] = "float32", is_paged: bool = False, capturable: bool = False,
+        fused_backward: bool = False, fused: bool | None = None, foreach: bool | None = None,
         differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """Muon.

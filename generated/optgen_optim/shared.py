@@ -315,5 +315,14 @@ MATRIX = Shared(
                 " of an attention layer, or 3 for queries, keys and values in one."
             ),
         ),
+        Option(
+            "matrix_dtype",
+            ("float32", "bfloat16"),
+            doc=(
+                "Of products in functions of matrices. bfloat16 is fast on GPUs and where a CPU has instructions "
+                "for it, takes half the memory, and is wrong by some percent; of a matrix of small rank it makes "
+                "mostly noise."
+            ),
+        ),
     ),
 )

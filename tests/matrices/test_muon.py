@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from optgen_optim import Muon, NorMuon
+from optgen_optim import Muon, Muon4bit, Muon8bit, NorMuon
+from support.compiling import stock_classes
 from support.targets import ready
 from torch import Tensor, nn
 
@@ -285,3 +287,125 @@ def test_the_language_has_what_the_runtime_computes() -> None:
     """Names and arguments, in their order."""
     computed = {name: tuple(signature(function).parameters) for name, function in MATRIX_FUNCTIONS.items()}
     assert computed == {name: ("x", *row.settings) for name, row in operations.MATRIX_FUNCTIONS.items()}
+
+
+def in_bfloat16(theirs: Any, ours: Any, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """A matrix before training, and after it by a class of torch and by ours."""
+    start = numbers(0, [shape])[0]
+    params = [nn.Parameter(start.clone()) for _ in range(2)]
+    made = [cls([param]) for cls, param in zip((theirs, ours), params, strict=True)]
+    for step in range(STEPS):
+        for param, opt in zip(params, made, strict=True):
+            param.grad = numbers(step + 1, [shape])[0]
+            opt.step()
+    return start, *(param.detach() for param in params)
+
+
+@pytest.mark.parametrize("target", ["torch", "cpu"])
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_products_in_bfloat16_are_torchs(target: str, nesterov: bool) -> None:
+    """Within a rounding of bfloat16 of the movement, and much nearer than with products in float32."""
+    module = pytest.importorskip("torch.optim._muon")
+    for shape in SHAPES[:3]:
+        theirs = partial(module.Muon, nesterov=nesterov)
+        ours = partial(Muon, nesterov=nesterov, target=target)
+        start, wanted, found = in_bfloat16(theirs, partial(ours, matrix_dtype="bfloat16"), shape)
+        apart = (found - wanted).norm()
+        assert apart <= 2.0**-8 * (wanted - start).norm()
+        _, _, single = in_bfloat16(theirs, ours, shape)
+        assert (single - wanted).norm() > 8 * apart
+
+
+def test_the_momentum_is_no_orthogonal_matrix() -> None:
+    """torch's class, with bfloat16 gradients and without Nesterov, normalises the momentum itself in place."""
+    for dtype in ("float32", "bfloat16"):
+        for target in ("torch", "cpu"):
+            param = nn.Parameter(numbers(0, [(24, 40)])[0].bfloat16())
+            opt = Muon([param], nesterov=False, matrix_dtype=dtype, target=target, codec="bf16")
+            buffer = torch.zeros(24, 40, dtype=torch.float64)
+            for step in range(STEPS):
+                param.grad = grad = 10 * numbers(step + 1, [(24, 40)])[0].bfloat16()
+                kept = grad.clone()
+                buffer = 0.95 * buffer + 0.05 * grad.double()
+                opt.step()
+                assert param.grad is grad
+                assert torch.equal(grad, kept), "a gradient stays as it is"
+            found = opt.state[param]["momentum_buffer"].double()
+            assert found.norm() == pytest.approx(buffer.norm(), rel=2.0**-7)
+
+
+def test_what_has_no_gradient_stays() -> None:
+    """It neither moves by its momentum nor decays, as in other implementations that give it a gradient of zero."""
+    for target in ("torch", "cpu"):
+        params = [nn.Parameter(x) for x in numbers(0, [(6, 8)] * 2)]
+        opt = Muon(params, target=target)
+        for param, grad in zip(params, numbers(1, [(6, 8)] * 2), strict=True):
+            param.grad = grad
+        opt.step()
+        before = params[1].detach().clone()
+        params[1].grad = None
+        opt.step()
+        assert torch.equal(params[1], before)
+
+
+def test_the_same_in_every_run() -> None:
+    for settings in ({}, {"optim_bits": 8, "min_8bit_size": 0}, {"matrix_dtype": "bfloat16"}):
+        results = [trained(Muon, "cpu", [(48, 64)] * 3 + [(64, 30)], **settings)[0] for _ in range(2)]
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_few_bits_take_what_is_planned() -> None:
+    """Bytes a parameter, measured, of a matrix of 1024 x 1024."""
+    for cls, most in ((Muon, 4.0), (Muon8bit, 1.04), (Muon4bit, 0.54)):
+        param = nn.Parameter(torch.zeros(1024, 1024))
+        opt = cls([param], ns_steps=0)
+        param.grad = torch.zeros(1024, 1024)
+        opt.step()
+        kept = sum(x.untyped_storage().nbytes() for key, x in opt.state[param].items() if key != "step")
+        assert kept / param.numel() == pytest.approx(stock_classes()[cls.__name__].state_bytes)
+        assert kept / param.numel() <= most
+
+
+@pytest.mark.parametrize("target", ["torch", "cpu"])
+def test_in_a_graph_and_under_a_scaler(target: str) -> None:
+    """torch.compile's step, and a gradient scaler's by a power of two, are the plain ones bit for bit."""
+    plain, _ = trained(Muon, target)
+    params = [nn.Parameter(x) for x in numbers(0)]
+    opt = Muon(params, target=target)
+    step = torch.compile(opt.step, backend="aot_eager", fullgraph=True)
+    for number in range(STEPS):
+        for param, grad in zip(params, numbers(number + 1), strict=True):
+            param.grad = grad
+        step()
+    assert all(torch.equal(a, b) for a, b in zip(plain, params, strict=True))
+    scaled = [nn.Parameter(x) for x in numbers(0)]
+    opt, scaler = Muon(scaled, target=target), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for number in range(STEPS):
+        for param, grad in zip(scaled, numbers(number + 1), strict=True):
+            param.grad = grad * 1024
+        scaler.scale(torch.zeros(()))
+        scaler.step(opt)
+        scaler.update()
+    assert all(torch.equal(a, b) for a, b in zip(plain, scaled, strict=True))
+
+
+def test_goes_on_from_torchs_checkpoint() -> None:
+    """Within a rounding of bfloat16, in which its products are."""
+    module = pytest.importorskip("torch.optim._muon")
+    theirs = [nn.Parameter(x) for x in numbers(0, SHAPES[:3])]
+    other = module.Muon(theirs)
+    for step in range(STEPS):
+        for param, grad in zip(theirs, numbers(step + 1, SHAPES[:3]), strict=True):
+            param.grad = grad
+        if step == 1:
+            params = [nn.Parameter(param.detach().clone()) for param in theirs]
+            opt = Muon(params, matrix_dtype="bfloat16", target="torch")
+            opt.load_state_dict(other.state_dict())
+        if step:
+            for param, grad in zip(params, numbers(step + 1, SHAPES[:3]), strict=True):
+                param.grad = grad
+            opt.step()
+        other.step()
+    start = numbers(0, SHAPES[:3])
+    for ours, wanted, begin in zip(params, theirs, start, strict=True):
+        assert (ours - wanted).norm() <= 2.0**-8 * (wanted - begin).norm()

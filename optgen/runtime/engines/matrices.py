@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Size, Tensor
 
 from optgen.runtime.block import Block, Partial
@@ -40,12 +41,13 @@ def apply(partial: Partial, elements: Tensor, shape: Size, values: HostValues, m
     """
     numbers = (_number(setting, values, member.row) for setting in partial.settings)
     x = elements.view(-1, *shape)
-    x.copy_(computed(MATRIX_FUNCTIONS[partial.op], x, *numbers))
+    x.copy_(computed(MATRIX_FUNCTIONS[partial.op], member, x, *numbers))
 
 
-def computed(function: Callable[..., Tensor], x: Tensor, *numbers: float) -> Tensor:
-    """A function of matrices."""
-    return function(x, *numbers)
+def computed(function: Callable[..., Tensor], member: Member, x: Tensor, *numbers: float) -> Tensor:
+    """The result of a function of matrices, in float32, of products in the dtype that a parameter's settings name."""
+    dtype = member.settings.get("matrix_dtype", "float32")
+    return function(x, *numbers) if dtype == "float32" else function(x.to(getattr(torch, dtype)), *numbers).float()
 
 
 def _number(setting: float | str, values: HostValues, row: int) -> float:

@@ -146,7 +146,7 @@ class View:
 
     def on_matrices(self, function: Callable[..., Tensor], x: Tensor, *settings: Any) -> Tensor:
         """The result of a function of matrices; where processes have parts of them, what the owners of these take."""
-        return x.clone() if self.member.divided_matrices else matrices.computed(function, x, *settings)
+        return x.clone() if self.member.divided_matrices else matrices.computed(function, self.member, x, *settings)
 
     def from_tall(self, x: Tensor) -> Tensor:
         """A matrix as the parameter lies, of one that has no more columns than rows."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from optgen_optim import Muon, Muon8bit, NorMuon
+from optgen_optim import Muon, Muon8bit, NorMuon, for_model
 from runtime.training import same, snapshot
 from support.targets import ready
 from torch import Tensor, nn
@@ -138,3 +138,14 @@ def test_what_no_setting_makes_a_matrix_is_refused() -> None:
         opt.step()
     assert not opt.state
     assert torch.equal(heads, torch.ones(HEADS))
+
+
+def test_a_whole_model() -> None:
+    """Its convolutions are matrices where the rule's settings say which."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
+    for form, shapes in ((None, [(8, 16)]), ("flatten", [(4, 3, 3, 3), (8, 16)])):
+        opt = for_model(model, {"rule": "muon", "matrix_form": form}, show=False)
+        taken = [tuple(p.shape) for group in opt.param_groups if "ns_steps" in group for p in group["params"]]
+        assert taken == shapes
+        model(torch.ones(2, 3, 4, 4)).sum().backward()
+        opt.step()

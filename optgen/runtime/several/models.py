@@ -58,9 +58,10 @@ def for_model(
         raise TypeError(f"for_model takes a model, a torch.nn.Module, not {type(model).__name__}")
     owners = Owners(model)
     kinds = kinds_of(model, owners)
-    ndim = read_entry(find, rule, (), common).cls.rule.ndim
+    asked = read_entry(find, rule, (), common)
+    ndim, declared = asked.cls.rule.ndim, asked.settings.get("matrix_form") is not None
     for one, param in ((id(param), param) for _, param in owners.named):
-        if kinds[one] == MATRIX and ndim is not None and param.ndim != ndim:
+        if kinds[one] == MATRIX and ndim is not None and param.ndim != ndim and not (declared and param.ndim > ndim):
             kinds[one] = f"{param.ndim} dimensions"
     for key in exclude:
         kinds.update(dict.fromkeys(_found(owners, key, "exclude"), "excluded"))

@@ -409,3 +409,14 @@ def test_goes_on_from_torchs_checkpoint() -> None:
     start = numbers(0, SHAPES[:3])
     for ours, wanted, begin in zip(params, theirs, start, strict=True):
         assert (ours - wanted).norm() <= 2.0**-8 * (wanted - begin).norm()
+
+
+def test_is_not_recorded() -> None:
+    with ready("cuda") as target:
+        param = nn.Parameter(torch.ones(6, 8))
+        opt = Muon([param], capturable=True, target=target)
+        param.grad = torch.ones(6, 8)
+        with pytest.raises(RuntimeError, match="capturable=True is not for functions of matrices, whose settings"):
+            opt.step()
+    assert not opt.state
+    assert torch.equal(param, torch.ones(6, 8))

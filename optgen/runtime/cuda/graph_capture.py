@@ -97,6 +97,11 @@ def check_member(name: str, settings: Settings, param: Tensor, target: str, on_h
             f"{name}: capturable=True is not for rules whose states are matrices of shapes of their own, which the "
             "host computes with torch: leave it out"
         )
+    if any(block.matrices for block in rule.blocks.values()):
+        raise RuntimeError(
+            f"{name}: capturable=True is not for functions of matrices, whose settings the host reads in every step: "
+            "leave it out"
+        )
     if asks_for_paging(settings, param.numel()):
         raise RuntimeError(
             f"{name}: capturable=True is not for paged states, which a CUDA graph cannot bring to the GPU: "

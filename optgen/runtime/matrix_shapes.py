@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from optgen.runtime.sums import means, roots, sums
+
 DIMS = {"tensor": (-2, -1), "row": (-1,), "col": (-2,)}
 """The dimensions that a reduction over each leaves out."""
 
@@ -71,22 +73,22 @@ def _positive(x: Tensor, dim: int) -> Tensor:
 
 def sum_over(x: Tensor, over: str) -> Tensor:
     """Sums; the dimensions that they leave out have a size of 1."""
-    return x.sum(DIMS[over], keepdim=True, dtype=torch.float64).to(x.dtype)
+    return sums(x, DIMS[over]).to(x.dtype)
 
 
 def mean_over(x: Tensor, over: str) -> Tensor:
     """Means, likewise."""
-    return x.mean(DIMS[over], keepdim=True, dtype=torch.float64).to(x.dtype)
+    return means(x, DIMS[over]).to(x.dtype)
 
 
 def norm_over(x: Tensor, over: str) -> Tensor:
     """Roots of sums of squares, likewise."""
-    return x.double().square().sum(DIMS[over], keepdim=True).sqrt().to(x.dtype)
+    return roots(x, DIMS[over], mean=False).to(x.dtype)
 
 
 def rms_over(x: Tensor, over: str) -> Tensor:
     """Roots of mean squares, likewise."""
-    return x.double().square().mean(DIMS[over], keepdim=True).sqrt().to(x.dtype)
+    return roots(x, DIMS[over], mean=True).to(x.dtype)
 
 
 def absmax_over(x: Tensor, over: str) -> Tensor:

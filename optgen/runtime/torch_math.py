@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import SMALLEST_ABSMAX
+from optgen.runtime import sums
 from optgen.runtime.dimensions import kind_dims
 from optgen.runtime.dimensions import spread_shape as spread_shape
 from optgen.runtime.matrix_math import newton_schulz as newton_schulz
@@ -190,7 +191,8 @@ def where(condition: Value, a: Value, b: Value) -> Value:
     if not isinstance(condition, Tensor):
         return a if condition else b
     kept = next((x.dtype for x in (a, b) if isinstance(x, Tensor) and x.dim() > 0), None)
-    dtype = kept or (torch.float32 if condition.dim() else torch.float64)
+    alone = torch.float64 if sums.has_float64(condition.device) else torch.float32
+    dtype = kept or (torch.float32 if condition.dim() else alone)
     a, b = (torch.as_tensor(x, dtype=dtype, device=condition.device) for x in (a, b))
     return torch.where(condition, a, b)
 
@@ -216,51 +218,52 @@ def negate(a: Value) -> Value:
     return ~a if isinstance(a, Tensor) else not a
 
 
-# Reductions: sums, and the squares in sums of squares, are float64; the engine rounds those of rows and columns once
-# they are those of the whole tensor.
+# Reductions: sums, and the squares in sums of squares, are float64, if the device has it (sums.py); the engine rounds
+# those of rows and columns once they are those of the whole tensor.
 
 
 def total(x: Tensor) -> Tensor:
     """The sum of all numbers."""
-    return x.sum(dtype=torch.float64)
+    return sums.total(x)
 
 
 def total_squares(x: Tensor) -> Tensor:
     """The sum of the squares of all numbers."""
-    return x.double().square().sum()
+    return sums.total_squares(x)
 
 
 def largest(x: Tensor) -> Tensor:
     """The largest of numbers that are not negative; 0 of none."""
-    return x.max().double() if x.numel() else torch.zeros((), dtype=torch.float64, device=x.device)
+    return sums.wide(x.max() if x.numel() else x.new_zeros(()))
 
 
 def greatest(x: Tensor) -> Tensor:
     """The greatest of all numbers; -inf of none."""
-    return _greatest(x, tuple(range(x.dim())), -INF).reshape(())
+    return sums.wide(_greatest(x, tuple(range(x.dim())), -INF).reshape(()))
 
 
 def _greatest(x: Tensor, dims: tuple[int, ...], of_none: float) -> Tensor:
     """The greatest along dimensions, which are kept; both zeros are 0."""
+    dtype = torch.float64 if sums.has_float64(x.device) else torch.float32
     if x.numel():
-        return x.amax(dims, keepdim=True).double() + 0.0
+        return x.amax(dims, keepdim=True).to(dtype) + 0.0
     shape = [1 if at in dims or at - x.dim() in dims else size for at, size in enumerate(x.shape)]
-    return torch.full(shape, of_none, dtype=torch.float64, device=x.device)
+    return torch.full(shape, of_none, dtype=dtype, device=x.device)
 
 
 def row_total(x: Tensor) -> Tensor:
     """Sums along the last dimension, kept as (..., rows, 1)."""
-    return x.sum(dim=-1, keepdim=True, dtype=torch.float64)
+    return sums.sums(x, (-1,))
 
 
 def row_squares(x: Tensor) -> Tensor:
     """Sums of squares along the last dimension, kept as (..., rows, 1)."""
-    return x.double().square().sum(dim=-1, keepdim=True)
+    return sums.squares(x, (-1,))
 
 
 def col_total(x: Tensor) -> Tensor:
     """Sums along the dimension before the last, kept as (..., 1, cols)."""
-    return x.sum(dim=-2, keepdim=True, dtype=torch.float64)
+    return sums.sums(x, (-2,))
 
 
 def row_largest(x: Tensor) -> Tensor:
@@ -275,7 +278,7 @@ def row_greatest(x: Tensor) -> Tensor:
 
 def col_squares(x: Tensor) -> Tensor:
     """Sums of squares along the dimension before the last, kept as (..., 1, cols)."""
-    return x.double().square().sum(dim=-2, keepdim=True)
+    return sums.squares(x, (-2,))
 
 
 def col_largest(x: Tensor) -> Tensor:
@@ -300,7 +303,7 @@ def matrix_greatest(x: Tensor) -> Tensor:
 
 def total_of(x: Tensor, kind: str) -> Tensor:
     """Sums over all dimensions but those of a kind, which are kept (dimensions.py)."""
-    return x.sum(dim=_others(x, kind), keepdim=True, dtype=torch.float64).float()
+    return sums.sums(x, _others(x, kind)).float()
 
 
 def largest_of(x: Tensor, kind: str) -> Tensor:
@@ -320,7 +323,7 @@ def _others(x: Tensor, kind: str) -> tuple[int, ...]:
 
 def matrix_total(x: Tensor) -> Tensor:
     """Sums of rows or columns of each matrix, kept as (..., 1, 1)."""
-    return x.sum(dim=(-2, -1), keepdim=True, dtype=torch.float64).float()
+    return sums.sums(x, (-2, -1)).float()
 
 
 def scale_of(largest: Tensor) -> Tensor:
@@ -348,6 +351,6 @@ def percentile(window: Tensor, q: float) -> Tensor:
     """The entry below which `q` percent of the window lie; NaN where `q` is."""
     n, part = window.numel(), float(q)
     if math.isnan(part):
-        return torch.full((), math.nan, dtype=torch.float64, device=window.device)
+        return sums.wide(torch.full((), math.nan, device=window.device))
     rank = math.floor(min(max(part * n / 100.0, 0.0), n - 1.0))
-    return window.sort().values[rank].double()
+    return sums.wide(window.sort().values[rank])

@@ -270,6 +270,6 @@ def test_bitsandbytes_reads_our_codes(signed: bool) -> None:
 def test_import_makes_no_tensors() -> None:
     code = (
         "import optgen.runtime.states.torch_codecs as c, sys;"
-        "sys.exit(c._book.cache_info().currsize + c._midpoints.cache_info().currsize)"
+        "sys.exit(c._book.cache_info().currsize + c._ranges.cache_info().currsize)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -32,6 +32,16 @@ def notice(text: str) -> Iterator[None]:
         teller.join()
 
 
+def say_once(text: str) -> None:
+    """Say a line on standard error, once a process."""
+    if text in _said:
+        return
+    _said.add(text)
+    with suppress(Exception):  # a closed standard error is nothing to fail for
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
 def _tell(text: str, done: threading.Event) -> None:
     if done.wait(PATIENCE_SECONDS):
         return
@@ -41,7 +51,5 @@ def _tell(text: str, done: threading.Event) -> None:
 
             with Console(stderr=True, markup=False, highlight=False).status(text):
                 done.wait()
-        elif text not in _said:
-            _said.add(text)
-            sys.stderr.write(f"{text}\n")
-            sys.stderr.flush()
+        else:
+            say_once(text)

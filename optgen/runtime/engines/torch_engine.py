@@ -18,6 +18,7 @@ from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.core.step_inputs import Inputs
 from optgen.runtime.dimensions import matrix_sizes, spread_shape
 from optgen.runtime.engines import matrices, matrix_stage
+from optgen.runtime.engines.torch_graphs import compiles, run_pass
 from optgen.runtime.rule import Rule
 from optgen.runtime.states.philox import Draw
 from optgen.runtime.states.step_counts import steps_of
@@ -25,6 +26,7 @@ from optgen.runtime.states.store import Placement, in_equations, own_shape
 from optgen.runtime.states.stored import scale_key
 from optgen.runtime.states.torch_codecs import decode, encode
 from optgen.runtime.states.torch_rounding import decode_parameter, encode_parameter
+from optgen.runtime.sums import has_float64, wide
 from optgen.runtime.torch_math import NAN, whole_steps
 
 Results = dict[str, Any]
@@ -132,7 +134,7 @@ class View:
             return self.grad
         if not isinstance(scale, Tensor):
             scale = torch.tensor(scale, dtype=torch.float64, device="cpu")
-        return self.grad * scale.double().reciprocal().float().to(self.grad.device)
+        return self.grad * wide(scale).reciprocal().float().to(self.grad.device)
 
     def spread(self, x: Any, kind: str) -> Tensor:
         """Numbers of a smaller kind, one for each of this kind."""
@@ -210,7 +212,7 @@ def _state(rule: Rule, member: Member, name: str) -> Tensor:
         codec = member.codecs[rule.element_states.index(state)]
         return _seen(member, decode(codec, entry[name], entry.get(scale_key(name)), state.signed, member.param.shape))
     value = in_equations(state.kind, entry[name], member.line_shape)
-    return value.double() if state.kind == "tensor" and state.window is None else value
+    return wide(value) if state.kind == "tensor" and state.window is None else value
 
 
 def _spread(member: Member, x: Any, kind: str) -> Tensor:
@@ -290,10 +292,16 @@ class TorchEngine:
             if not wanted and not last:
                 continue
             view.settings_now = matrix_stage.SettingsNow(self.rule, self.values.rows[view.member.row])
-            view.take(values, wanted, {**block.lines, **dict.fromkeys(block.matrices, "element")})
-            results: Results = function(view)
+            lines = {**block.lines, **dict.fromkeys(block.matrices, "element")}
+            graphed = None
+            if not block.matrices and compiles(self.bucket.device, view.settings.get("target")):
+                graphed = run_pass(view, function, values, (wanted, lines, last), self.stored)
+            if graphed is None:
+                view.take(values, wanted, lines)
+            results: Results = function(view) if graphed is None else graphed
             if last:
-                self._store(view, results)
+                for key, value in self.stored(view, results) if graphed is None else ():
+                    (view.member.param.detach() if key == "param" else view.member.entry[key]).copy_(value)
                 for name in block.matrices:
                     view.reduced.pop(name, None)
             else:
@@ -319,7 +327,8 @@ class TorchEngine:
 
     def partial(self, block: Block, name: str) -> Tensor:
         """A result of every tensor, float64 of shape (members,)."""
-        like: dict[str, Any] = {"dtype": torch.float64, "device": self.bucket.device}
+        device = self.bucket.device if has_float64(self.bucket.device) else torch.device("cpu")
+        like: dict[str, Any] = {"dtype": torch.float64, "device": device}
         return torch.stack([torch.as_tensor(view.reduced[name], **like) for view in self.views])
 
     def complete(self, block: Block, name: str, values: Tensor) -> None:
@@ -357,10 +366,10 @@ class TorchEngine:
                 view.member.entry["step"].fill_(view.step)
         self.views = []
 
-    def _store(self, view: View, results: Results) -> None:
-        """Round every new value once, then store all of them."""
-        stored: list[tuple[Tensor, Tensor]] = []
-        param, entry = view.member.param.detach(), view.member.entry
+    def stored(self, view: View, results: Results) -> list[tuple[str, Tensor]]:
+        """Every new value, rounded once: "param", or the key of a state."""
+        stored: list[tuple[str, Tensor]] = []
+        param = view.member.param.detach()
         for name, value in results.items():
             if name == "param":
                 stored += self._rounded(view, _full(value, param))
@@ -368,21 +377,19 @@ class TorchEngine:
             state = self.rule.states.get(name)
             if value is None or state is None or not state.exists(view.flags):
                 continue
-            target = entry[name]
             if state.kind == "element":
                 codec = view.member.codecs[self.rule.element_states.index(state)]
                 codes, scales = encode(codec, _full(value, param), state.signed)
-                stored.append((target, codes))
+                stored.append((name, codes))
                 if scales is not None:
-                    stored.append((entry[scale_key(name)], scales))
+                    stored.append((scale_key(name), scales))
             elif state.window is not None:
-                stored.append((target, value))
+                stored.append((name, value))
             else:
-                stored.append((target, own_shape(state.kind, value, view.member.line_shape, param.device)))
-        for target, value in stored:
-            target.copy_(value)
+                stored.append((name, own_shape(state.kind, value, view.member.line_shape, param.device)))
+        return stored
 
-    def _rounded(self, view: View, value: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def _rounded(self, view: View, value: Tensor) -> list[tuple[str, Tensor]]:
         """A new parameter, and what is kept beside it."""
         member = view.member
         param = member.param.detach()
@@ -390,9 +397,10 @@ class TorchEngine:
         if member.shard is not None and member.rounding == "stochastic":
             elements = member.shard.element_numbers(param.device)
         step = whole_steps(self._steps_of(member)) + 1
-        draw = Draw(int(member.settings.get("seed", 0)), member.number, step, elements)
+        seed = member.settings.get("seed", 0) if member.rounding == "stochastic" else 0
+        draw = Draw(int(seed), member.number, step, elements)
         rounded, rest = encode_parameter(PARAMETER_CODECS[member.rounding], value, param.dtype, draw)
-        return [(param, rounded)] + ([] if rest is None else [(member.entry[COMPENSATION], rest)])
+        return [("param", rounded)] + ([] if rest is None else [(COMPENSATION, rest)])
 
 
 def _full(value: Any, param: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from optgen.runtime.sums import has_float64
+
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
@@ -65,8 +67,10 @@ class Draw:
         Of two uniform numbers, by Box and Muller 1958, in float64.
         """
         first, second = self._words(number, numel, device)
+        if not has_float64(first.device):
+            first, second = first.cpu(), second.cpu()
         length = ((first + 1).double() * 2.0**-32).log().mul(-2).sqrt()
-        return (length * (second.double() * (2 * math.pi * 2.0**-32)).cos()).float()
+        return (length * (second.double() * (2 * math.pi * 2.0**-32)).cos()).float().to(device)
 
     def normal_in(self, step: int, numel: int, device: torch.device | str) -> Tensor:
         """Normal numbers of a step, which share no block with its rounding, as float32 of shape (numel,)."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from optgen.codecs import FP8_LARGEST, Codec, code_book, float32, midpoints
 from optgen.codecs import codec as codec_named
+from optgen.runtime.sums import has_float64
 from optgen.runtime.torch_math import scale_of
 
 
@@ -79,6 +80,10 @@ def zeros(
     return codes.view(_storage(codec)), scales
 
 
+RANGE_BITS = 16  # of a float32's bits, those that ranges do not look at
+FIRST_RANGE = (127 - 24) << (23 - RANGE_BITS)  # that of 2^-24, below all midpoints
+
+
 class Coding(Protocol):
     """Conversion between numbers and the codes of a codec."""
 
@@ -100,7 +105,11 @@ class _Book:
         self.bits, self.zero = bits, 2 ** (bits - 1) - 1
 
     def encode(self, y: Tensor, negative: Tensor, signed: bool) -> Tensor:
-        k = torch.bucketize(y, _midpoints(signed, self.bits, y.device), out_int32=True)
+        # In each of the ranges that the first bits of a float tell apart there is one midpoint at most.
+        starts, bounds = _ranges(signed, self.bits, y.device)
+        place = ((y.view(torch.int32) >> RANGE_BITS) - FIRST_RANGE).clamp(min=0)
+        k = starts[place]
+        k = k + (y > bounds[k]).to(torch.int32)
         if signed:
             k = torch.where(negative, self.zero - k.clamp(max=self.zero), self.zero + k)
         return k.to(torch.uint8)
@@ -132,7 +141,7 @@ class _Companded:
             q = ((y + y) / (1.0 + y) * 127.0 + 0.5).floor()
             return torch.where(negative, -q, q).to(torch.int8)
         # torch's float32 root is not correctly rounded everywhere; that of float64 is exact enough to round once more.
-        root = y.double().sqrt().float()
+        root = y.double().sqrt().float() if has_float64(y.device) else y.sqrt()
         return ((root * 255.0 + 0.5).floor() - 128.0).to(torch.int8)
 
     def decode(self, codes: Tensor, signed: bool) -> Tensor:
@@ -184,5 +193,12 @@ def _book(signed: bool, bits: int, device: torch.device) -> Tensor:
 
 
 @cache
-def _midpoints(signed: bool, bits: int, device: torch.device) -> Tensor:
-    return torch.tensor(midpoints(signed, bits), dtype=torch.float32, device=device)
+def _ranges(signed: bool, bits: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of every range of numbers up to 1, how many midpoints lie below it; and all midpoints, with infinity behind."""
+    bounds = torch.tensor(midpoints(signed, bits), dtype=torch.float32, device="cpu")
+    last = int(torch.ones(()).view(torch.int32)) >> RANGE_BITS
+    begins = (torch.arange(FIRST_RANGE, last + 2, dtype=torch.int32, device="cpu") << RANGE_BITS).view(torch.float32)
+    starts = torch.bucketize(begins, bounds, out_int32=True)
+    assert bool((starts.diff() <= 1).all())
+    assert int(starts[1]) == 0
+    return starts.to(device), torch.cat([bounds, bounds.new_tensor([torch.inf])]).to(device)

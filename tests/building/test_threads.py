@@ -14,7 +14,7 @@ from support.fake_programs import script
 
 from optgen.paths import include_dir
 from optgen.runtime.building.cache import find_compiler
-from optgen.runtime.building.compilers import OPENMP, OWN_THREADS
+from optgen.runtime.building.flags import OPENMP, OWN_THREADS
 
 COMPILERS = [name for name in ("g++", "clang++") if shutil.which(name)]
 WITHOUT_OPENMP = " ".join(("-fno-openmp", *OWN_THREADS))

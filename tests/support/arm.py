@@ -6,7 +6,7 @@ import platform
 import shutil
 from pathlib import Path
 
-from optgen.runtime.building.compilers import COMMON_FLAGS, OPENMP, OWN_THREADS
+from optgen.runtime.building.flags import COMMON_FLAGS, OPENMP, OWN_THREADS
 from support.asked import ask
 from support.libraries import Emulated
 

@@ -11,11 +11,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from optgen.paths import include_dir
+from optgen.runtime.building.flags import COMMON_FLAGS, OPENMP, Family, as_program, attempts
 from optgen.runtime.building.private_dir import cache_dir
 from optgen.runtime.building.programs import (
     COMPILE_TIMEOUT_SECONDS,
@@ -31,24 +31,6 @@ from optgen.runtime.building.programs import (
     why_none,
 )
 
-COMMON_FLAGS = (
-    "-O3",
-    "-std=c++17",
-    "-shared",
-    "-fPIC",
-    # Products and sums are rounded one by one, as in torch's own operations, so that both targets agree.
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fvisibility=hidden",
-    "-Wall",
-    "-Wextra",
-)
-
-OPENMP = "-fopenmp"
-OWN_THREADS = ("-fopenmp-simd", "-pthread")
-"""For a compiler without OpenMP: the hints to its vectoriser alone, and threads of our own (threads_own.h)."""
-
 PROBE = """\
 #include <optgen/threads.h>
 #include <optional>
@@ -60,6 +42,9 @@ int main() {
     return threads.value_or(0) == 2 ? 0 : 1;
 }
 """
+
+WINDOWS_LLVM = Path(r"C:\Program Files\LLVM\bin\clang-cl.exe")
+VERSIONED = re.compile(r"g\+\+-\d+").fullmatch
 
 # What compilers define for the instructions that they may use, widest first.
 WIDTHS = (
@@ -81,7 +66,7 @@ class Compiler:
 
     path: str
     version: str
-    family: Literal["gcc", "clang"]
+    family: Family
     arguments: tuple[str, ...] = ()
     flags: tuple[str, ...] = (*COMMON_FLAGS, OPENMP)
 
@@ -99,8 +84,8 @@ class Compiler:
 def find_compiler() -> Compiler | None:
     """Return the first compiler that builds kernels, or None.
 
-    `$OPTGEN_CXX` alone is tried where it is set; otherwise `$CXX`, g++, clang++ and c++, in this order. The words of
-    `$OPTGEN_CXXFLAGS` stand behind all other flags.
+    `$OPTGEN_CXX` alone is tried where it is set; otherwise `$CXX`, g++, clang++, c++, and g++ by a version (`g++-15`,
+    as brew calls it), in this order; on Windows clang-cl. The words of `$OPTGEN_CXXFLAGS` stand behind all others.
     """
     return first_found(compiler_candidates())
 
@@ -118,7 +103,7 @@ def compiler_candidates() -> Iterator[Candidate[Compiler]]:
     else:
         own = os.environ.get("CXX")
         wanted = [(own, "CXX")] if own else []
-        wanted += [(name, "PATH") for name in ("g++", "clang++", "c++")]
+        wanted += [(name, "PATH") for name in _usual()]
     for name, origin in wanted:
         more = os.environ.get("OPTGEN_CXXFLAGS", "")
         try:
@@ -129,11 +114,23 @@ def compiler_candidates() -> Iterator[Candidate[Compiler]]:
         yield _examine(name, origin, os.environ.get("PATH", os.defpath), directory, more)
 
 
+def _usual() -> list[str]:
+    """Names of compilers, in the order in which they are tried."""
+    if platform.system() == "Windows":
+        return ["clang-cl", str(WINDOWS_LLVM)]
+    folders = [Path(folder) for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if folder]
+    found = {
+        path.name: int(path.name[4:])
+        for folder in folders
+        for path in folder.glob("g++-[0-9]*")
+        if VERSIONED(path.name)
+    }
+    return ["g++", "clang++", "c++", *sorted(found, key=found.__getitem__, reverse=True)]
+
+
 @functools.lru_cache(maxsize=64)
 def _examine(name: str, origin: str, search_path: str, directory: str, more: str) -> Candidate[Compiler]:
     """Examine one candidate, once a process."""
-    if os.name == "nt":
-        return Candidate(name, origin, None, "building kernels is not supported on Windows")
     command = resolve(name, search_path)
     if command is None:
         return Candidate(name, origin, None, "not found")
@@ -149,7 +146,7 @@ def _examine(name: str, origin: str, search_path: str, directory: str, more: str
 def _read(fields: Any) -> Compiler:
     """Read the record of a compiler. Raises ValueError, KeyError or TypeError for what is no such record."""
     family = fields["family"]
-    if family not in ("gcc", "clang"):
+    if family not in get_args(Family):
         raise ValueError(family)
     return Compiler(
         str(fields["path"]), str(fields["version"]), family, tuple(fields["arguments"]), tuple(fields["flags"])
@@ -161,16 +158,16 @@ def _probe(command: tuple[str, ...], own: tuple[str, ...], temporary: Path) -> C
     version = run((*command, "--version"), temporary, PROBE_TIMEOUT_SECONDS)
     if version.status != 0:
         return f"`--version` failed: {first_line(version.said)}"
-    family: Literal["gcc", "clang"] = "clang" if "clang" in version.said.lower() else "gcc"
+    family: Family = "clang" if "clang" in version.said.lower() else "gcc"
+    if Path(command[0]).stem.lower() == "clang-cl":
+        family = "clang-cl"
     source = temporary / "probe.cpp"
     source.write_text(PROBE, encoding="utf-8")
     message = ""
-    for threads, processor_flags in product(_thread_flags(), _processor_flags()):
-        flags = (*COMMON_FLAGS[:1], *processor_flags, *COMMON_FLAGS[1:], *threads, *own)
-        # A program rather than a library: it can be run without loading a second OpenMP into this process.
-        as_program = [flag for flag in flags if flag not in ("-shared", "-fPIC")]
-        program = temporary / "probe"
-        words = (*command, *as_program, f"-I{include_dir()}", str(source), "-o", str(program))
+    for tried in attempts(family, processor()):
+        flags = (*tried, *own)
+        program = temporary / "probe.exe"
+        words = (*command, *as_program(flags), f"-I{include_dir()}", str(source), "-o", str(program))
         built = run(words, temporary, PROBE_TIMEOUT_SECONDS)
         if built.status == 0:
             ran = run((str(program),), temporary, PROBE_TIMEOUT_SECONDS)
@@ -185,27 +182,6 @@ def _probe(command: tuple[str, ...], own: tuple[str, ...], temporary: Path) -> C
         if full:
             raise OSError(f"{full} in {temporary.parent}")
     return message.rstrip(": ")
-
-
-def _thread_flags() -> Iterator[tuple[str, ...]]:
-    """Yield flags for threads, best first.
-
-    On macOS a compiler with OpenMP, which Apple's is not, brings a libomp beside torch's: the second one to start ends
-    the process.
-    """
-    if platform.system() != "Darwin":
-        yield (OPENMP,)
-    yield OWN_THREADS
-
-
-def _processor_flags() -> Iterator[tuple[str, ...]]:
-    """Yield flags that tune for this processor, best first; the last ones are accepted everywhere."""
-    if "avx512f" in processor().split():
-        yield ("-march=native", "-mprefer-vector-width=512")
-    yield ("-march=native",)
-    if platform.machine().lower() in ("arm64", "aarch64"):
-        yield ("-mcpu=native",)
-    yield ()
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -117,7 +118,7 @@ def run(command: Sequence[str], temporary: Path, timeout: float, behind: bool = 
     ) as process:
         _running[process] = os.getpid()
         try:
-            if behind:
+            if behind and sys.platform != "win32":
                 with suppress(OSError):
                     os.setpriority(os.PRIO_PGRP, process.pid, LOW_PRIORITY)
             said, _ = process.communicate(timeout=timeout)
@@ -137,7 +138,10 @@ _running: dict[subprocess.Popen[str], int] = {}  # with the process that started
 
 def _end(process: subprocess.Popen[str]) -> None:
     with suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL)
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @atexit.register

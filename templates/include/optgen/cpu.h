@@ -8,7 +8,11 @@
 #include <optgen/tile.h>
 #include <optgen/window.h>
 
+#if defined(_WIN32)
+#define OPTGEN_EXPORT extern "C" __declspec(dllexport)
+#else
 #define OPTGEN_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
 
 // 1 if processes have parts of tensors of this kernel whose rows or columns it asks for.
 #ifndef OPTGEN_PARTS

@@ -5,7 +5,9 @@
 // own. While one pass has them, another that runs at the same time does with its own thread alone.
 #pragma once
 
+#if !defined(_WIN32)
 #include <pthread.h>
+#endif
 #include <stdint.h>
 
 #include <atomic>
@@ -107,7 +109,9 @@ class Pool {
 };
 
 inline std::atomic<Pool*> pool{nullptr};
+#if !defined(_WIN32)  // where there are no forks
 static const int forgotten_in_children = pthread_atfork(nullptr, nullptr, [] { pool = nullptr; });
+#endif
 
 // Runs `work` on each of so many threads, or of fewer.
 template <class Work> inline void with_threads(int threads, const Work& work) {

@@ -25,6 +25,7 @@ Status = Literal["ok", "missing", "problem"]
 INSTALL_COMPILER = {
     "linux": "apt install g++, or dnf install gcc-c++, or apk add g++",
     "darwin": "xcode-select --install",
+    "win32": "winget install LLVM.LLVM, for clang-cl",
 }
 """Command that installs a C++ compiler, by platform."""
 INSTALL_HEADERS = "apt install python3-dev, or dnf install python3-devel"

@@ -75,6 +75,7 @@ ROOMS: tuple[str, ...] = (
     "building",
     "torch_math",
     "matrix_shapes",
+    "sums",
     "matrix_math",
     "rule",
     "dimensions",

@@ -134,7 +134,7 @@ def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _lost(x: Tensor) -> Tensor:
-    """What squares of numbers below 2 lose when they are rounded."""
+    """The part that squares of numbers below 2 lose when they are rounded."""
     square, wide = x * x, x * SPLIT
     upper = wide - (wide - x)
     lower = x - upper

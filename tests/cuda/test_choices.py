@@ -159,3 +159,13 @@ def test_bindings_that_do_not_import_say_why(text: str, tmp_path, monkeypatch: p
         nvidia.why_no_bindings.cache_clear()
         for name in [name for name in sys.modules if name.partition(".")[0] == "cuda"]:
             del sys.modules[name]
+
+
+def test_gpus_of_amd_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch calls them cuda too."""
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    monkeypatch.setattr(target_choice, "_said", set())
+    with pytest.warns(
+        RuntimeWarning, match=r"cuda:0 is a GPU of AMD's \(ROCm\), for which there are no kernels; so the"
+    ):
+        assert choose_target("AdamW", torch.device("cuda:0"), None) == "torch"

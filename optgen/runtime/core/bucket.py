@@ -77,6 +77,17 @@ class Member:
         return layout_of(self.seen, self.shard)
 
 
+def forms_of(member: Member) -> list[Any]:
+    """Forms of a parameter and its states, with which tensors they are: an engine is built for these."""
+    values = (member.param, *member.entry.values())
+    return [(id(value), _form(value) if isinstance(value, Tensor) else None) for value in values]
+
+
+def _form(tensor: Tensor) -> tuple[Any, ...]:
+    dense = tensor.layout is torch.strided
+    return tensor.dtype, tensor.device, tensor.shape, tensor.layout, dense and tensor.is_contiguous()
+
+
 @dataclass(eq=False)
 class Bucket:
     """Parameters that one kernel serves: same target, dtypes, flags, codecs and rounding."""

@@ -17,6 +17,8 @@ __all__ = ["make_cuda_engine", "pager_on", "serves", "why_no_cuda"]
 
 def why_no_cuda(device: torch.device) -> str:
     """Reason why kernels cannot run on a GPU, with what mends it; "" if they can."""
+    if torch.version.hip is not None:
+        return f"{device} is a GPU of AMD's (ROCm), for which there are no kernels"
     reason = why_no_driver()
     if reason:
         return reason

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from optgen.codecs import COMPENSATION, PARAMETER_CODECS
 from optgen.runtime.block import Block, Partial
-from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like, sizes_of
+from optgen.runtime.core.bucket import Bucket, Member, StaleError, forms_of, is_like, sizes_of
 from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.core.step_inputs import Inputs
 from optgen.runtime.dimensions import matrix_sizes, spread_shape
@@ -226,16 +226,6 @@ def _seen(member: Member, x: Tensor) -> Tensor:
     return x.reshape(member.seen) if member.form is not None else x.reshape(1) if x.dim() == 0 else x
 
 
-def _forms(member: Member) -> list[Any]:
-    values = (member.param, *member.entry.values())
-    return [(id(value), _form(value) if isinstance(value, Tensor) else None) for value in values]
-
-
-def _form(tensor: Tensor) -> tuple[Any, ...]:
-    dense = tensor.layout is torch.strided
-    return tensor.dtype, tensor.device, tensor.shape, tensor.layout, dense and tensor.is_contiguous()
-
-
 class TorchEngine:
     """The torch target of one bucket."""
 
@@ -261,7 +251,7 @@ class TorchEngine:
             StaleError: if a parameter, a gradient or a state has another form than before.
         """
         self.name = name
-        forms = [_forms(member) for member in self.bucket.members]
+        forms = [forms_of(member) for member in self.bucket.members]
         if self.forms and forms != self.forms:
             raise StaleError
         self.forms = forms

@@ -14,19 +14,15 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from optgen.runtime.building.notice import notice, say_once
 from optgen.runtime.core.bucket import Member
 
-if TYPE_CHECKING:
-    from optgen.runtime.engines.torch_engine import View
-
+View = Any  # of torch_engine.py
 MOST = 64  # shapes and settings that a process compiles; what comes later runs one by one
 COPY = torch.ops.aten.copy_.default
 
@@ -94,12 +90,14 @@ def run_pass(view: View, function: Callable[[Any], Any], values: Any, asked: Any
     numbers |= {f"sum {key}": x for key, x in view.reduced.items() if isinstance(x, float)}
     fixed = tuple((key, x) for key, x in vars(values).items() if not isinstance(x, float | Tensor))
     forms = tuple((key, x.dtype, x.device, x.shape, x.stride()) for key, x in tensors.items())
-    own = (function, view.flags, member.codecs, member.rounding, wanted, last)
+    own = (function, view.flags, member.seen, member.codecs, member.rounding, wanted, last)
     key = (*own, tuple(sorted(lines.items())), forms, tuple(numbers), fixed)
     if key not in _passes:
         if len(_passes) >= MOST:
             return None
         _passes[key] = None
+        from optgen.runtime.building.notice import notice
+
         try:
             told = "compiling an optimizer's step for this device with torch.compile, once"
             with notice(told), warnings.catch_warnings():
@@ -116,6 +114,8 @@ def run_pass(view: View, function: Callable[[Any], Any], values: Any, asked: Any
 
 
 def _say(error: Exception) -> None:
+    from optgen.runtime.building.notice import say_once
+
     lines = [line for line in str(error).splitlines() if line.strip()]
     said = " ".join(lines[:2] if lines[:1] and lines[0].endswith("raised:") else lines[:1]) or type(error).__name__
     say_once(f"torch.compile cannot compile an optimizer's step here; its operations run one by one: {said}")
@@ -123,6 +123,8 @@ def _say(error: Exception) -> None:
 
 def _traced(view: View, function: Callable[[Any], Any], inputs: Any, asked: Any, stored: Any) -> Pass:
     """Trace a pass, cut what is one number off, and have the rest compiled when it first runs."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
     tensors, numbers, values = inputs
     wanted, lines, last = asked
     names: list[str] = []
@@ -153,11 +155,11 @@ def _view(view: View, given: Mapping[str, Tensor], floats: Mapping[str, Tensor])
     own = {key.removeprefix("state "): x for key, x in given.items() if key.startswith("state ")}
     member.entry = {**member.entry, **own}
     member.settings = _Unreadable()
-    traced: Any = type(view)(view.rule, member, 0.0, given.get("grad"))
+    traced = type(view)(view.rule, member, 0.0, given.get("grad"))
     traced.step, traced.index = floats["step"], floats["index"]
     both = {**given, **floats}
     traced.reduced = {key.removeprefix("sum "): x for key, x in both.items() if key.startswith("sum ")}
-    return traced  # type: ignore[no-any-return]
+    return traced
 
 
 class _Unreadable(dict[str, Any]):

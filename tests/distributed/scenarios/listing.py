@@ -22,6 +22,7 @@ MODULES = tuple(
         "catalogue",
         "matrices",
         "checkpoints",
+        "several",
         "checkpoints_fsdp1_zero",
         "cuda",
         "docs",

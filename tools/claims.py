@@ -160,6 +160,10 @@ SENTENCES = (
         '`optgen_optim.create("adamw", params, bits=8, paged=True', ("tests/runtime/settings/test_create_storage.py",)
     ),
     Sentence(
+        "`create` takes any division of a model, by names, modules or a function",
+        ("tests/runtime/several/test_routes.py", "tests/runtime/several/test_models.py"),
+    ),
+    Sentence(
         '`nonfinite="skip"` leaves their elements unchanged',
         ("tests/numerics/test_special.py",),
     ),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .adabelief import AdaBelief, AdaBelief8bit
     from .adadelta import Adadelta
-    from .adafactor import Adafactor
+    from .adafactor import AdaLOMO, Adafactor
     from .adagrad import Adagrad, Adagrad8bit, Adagrad32bit
     from .adam import (
         Adam,
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from .schedule_free_adamw import AdamWScheduleFree
     from .schedule_free_radam import RAdamScheduleFree
     from .schedule_free_sgd import SGDScheduleFree
-    from .sgd import SGD, SGD8bit, SGD32bit
+    from .sgd import LOMO, SGD, SGD8bit, SGD32bit
     from .sophia_g import SophiaG, SophiaG8bit
     from .stable_adamw import StableAdamW, StableAdamW8bit
 
@@ -73,6 +73,7 @@ CLASSES = Classes(
         "AdaBelief": "adabelief",
         "AdaBelief8bit": "adabelief",
         "Adadelta": "adadelta",
+        "AdaLOMO": "adafactor",
         "Adafactor": "adafactor",
         "Adagrad": "adagrad",
         "Adagrad8bit": "adagrad",
@@ -138,6 +139,7 @@ CLASSES = Classes(
         "AdamWScheduleFree": "schedule_free_adamw",
         "RAdamScheduleFree": "schedule_free_radam",
         "SGDScheduleFree": "schedule_free_sgd",
+        "LOMO": "sgd",
         "SGD": "sgd",
         "SGD8bit": "sgd",
         "SGD32bit": "sgd",
@@ -235,6 +237,7 @@ __all__ = [
     "CLASSES",
     "LAMB",
     "LARS",
+    "LOMO",
     "MARS",
     "SGD",
     "ADOPT8bit",
@@ -243,6 +246,7 @@ __all__ = [
     "AdEMAMix32bit",
     "AdaBelief",
     "AdaBelief8bit",
+    "AdaLOMO",
     "AdaMuon",
     "AdaMuon4bit",
     "AdaMuon8bit",

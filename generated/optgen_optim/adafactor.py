@@ -7,7 +7,8 @@ order of operations of Transformers' Adafactor.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -195,8 +196,8 @@ class Adafactor(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
-        is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
+        is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """Adafactor.
@@ -215,6 +216,61 @@ class Adafactor(Optimizer):
             scale_parameter: Scale the rate by the parameter's root mean square. Default: True.
             relative_step: A rate that falls with the root of the step, in place of lr. Default: True.
             warmup_init: Let a relative step begin at 1e-6. Default: False.
+            trust_ratio: None; the rate is relative to the parameter already (scale_parameter). Default: "none".
+        """
+        super().__init__(params, settings_in(locals()))
+
+
+class AdaLOMO(Optimizer):
+    """Adafactor: states in `optim_bits` bits.
+
+    AdaLOMO (Lv et al. 2024, https://arxiv.org/abs/2310.10195): Adafactor within backward, at a rate relative to the
+    parameter; max_grad_norm clips by the norm of the last step.
+
+    Second moments kept as one factor a row and one a column of the last two dimensions; the update is clipped to a
+    root mean square, the rate may be relative to the parameter's and to the step.
+    """
+
+    rule = RULE
+    fixed: ClassVar[Mapping[str, Any]] = {
+        "scale_parameter": True,
+        "relative_step": False,
+        "warmup_init": False,
+        "fused_backward": True,
+        "clip_by_last_norm": True,
+    }
+
+    def __init__(
+        self, params: ParamsT,
+        lr: float | Tensor | None = 0.001,
+        weight_decay: float = 0.0,
+        clip_threshold: float = 1.0,
+        decay_rate: float = -0.8,
+        max_grad_norm: float = 0.0,
+        eps: tuple[float, float] | str = (1e-30, 0.001),
+        *,
+        beta1: float | None = None, percentile_clipping: float = 100, max_unorm: float = 0.0,
+        trust_ratio: Literal["none"] = "none", maximize: bool = False, skip_zeros: bool = False,
+        nonfinite: Literal["propagate", "skip"] = "propagate", cautious: bool = False, optim_bits: int = 32,
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
+        is_paged: bool = False, capturable: bool = False, fused: bool | None = None, foreach: bool | None = None,
+        differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
+    ) -> None:  # fmt: skip
+        """Adafactor.
+
+        These are its own arguments; `help(AdaLOMO)` describes those too that all rules take.
+
+        Args:
+            params: Tensors, named tensors or param groups.
+            lr: Step size; none with relative_step. In [0, inf). Default: 0.001.
+            weight_decay: Weight decay, at the update's rate. In [0, inf). Default: 0.0.
+            clip_threshold: The root mean square that an update is scaled down to. In (0, inf). Default: 1.0.
+            decay_rate: Exponent of the step in the second moment's decay. In (-inf, 0]. Default: -0.8.
+            eps: Added to the squared gradient, and the least root mean square of a parameter that a step is
+                relative to. In [0, inf). Default: (1e-30, 0.001).
+            beta1: Decay rate of the average of the updates; none keeps no average. In [0, 1). Default: None.
             trust_ratio: None; the rate is relative to the parameter already (scale_parameter). Default: "none".
         """
         super().__init__(params, settings_in(locals()))

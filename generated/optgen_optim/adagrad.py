@@ -121,8 +121,8 @@ class Adagrad(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0, is_paged: bool = False, capturable: bool = False, fused_backward: bool = False,
-        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
-        target: Literal["cuda", "cpu", "torch"] | None = None,
+        clip_by_last_norm: bool = False, fused: bool | None = None, foreach: bool | None = None,
+        differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """Adagrad.
 
@@ -172,8 +172,8 @@ class Adagrad8bit(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0, is_paged: bool = False, capturable: bool = False, fused_backward: bool = False,
-        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
-        target: Literal["cuda", "cpu", "torch"] | None = None,
+        clip_by_last_norm: bool = False, fused: bool | None = None, foreach: bool | None = None,
+        differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """Adagrad.
 

@@ -146,8 +146,8 @@ class AdamW(Optimizer):
         trust_ratio: Literal["none", "lamb"] = "none", cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
-        seed: int = 0, capturable: bool = False, fused_backward: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
+        seed: int = 0, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """Adam, with coupled or decoupled weight decay.
@@ -204,8 +204,8 @@ class PagedAdamW(Optimizer):
         trust_ratio: Literal["none", "lamb"] = "none", cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
-        seed: int = 0, capturable: bool = False, fused_backward: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
+        seed: int = 0, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """Adam, with coupled or decoupled weight decay.
@@ -262,8 +262,8 @@ class Adam(Optimizer):
         trust_ratio: Literal["none", "lamb"] = "none", cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
-        seed: int = 0, capturable: bool = False, fused_backward: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
+        seed: int = 0, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """Adam, with coupled or decoupled weight decay.
@@ -320,8 +320,8 @@ class PagedAdam(Optimizer):
         trust_ratio: Literal["none", "lamb"] = "none", cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
-        seed: int = 0, capturable: bool = False, fused_backward: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
+        seed: int = 0, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """Adam, with coupled or decoupled weight decay.

@@ -112,8 +112,8 @@ class Adamax(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
-        is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
+        is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """Adamax, Adam with the infinity norm.

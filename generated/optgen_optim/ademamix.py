@@ -145,8 +145,9 @@ class AdEMAMix(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
-        capturable: bool = False, fused_backward: bool = False, fused: bool | None = None, foreach: bool | None = None,
-        differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
+        capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """AdEMAMix, two averages of the gradient.
 
@@ -194,8 +195,9 @@ class _AdEMAMixBase(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
-        capturable: bool = False, fused_backward: bool = False, fused: bool | None = None, foreach: bool | None = None,
-        differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
+        capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """AdEMAMix, two averages of the gradient.
 
@@ -256,8 +258,9 @@ class PagedAdEMAMix(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
-        capturable: bool = False, fused_backward: bool = False, fused: bool | None = None, foreach: bool | None = None,
-        differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
+        capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """AdEMAMix, two averages of the gradient.
 
@@ -306,8 +309,9 @@ class _PagedAdEMAMixBase(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
-        capturable: bool = False, fused_backward: bool = False, fused: bool | None = None, foreach: bool | None = None,
-        differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
+        capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """AdEMAMix, two averages of the gradient.
 

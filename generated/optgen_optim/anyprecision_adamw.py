@@ -165,8 +165,8 @@ class AnyPrecisionAdamW(Optimizer):
         nonfinite: Literal["propagate", "skip"] = "propagate", trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False, rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0, is_paged: bool = False, capturable: bool = False, fused_backward: bool = False,
-        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
-        target: Literal["cuda", "cpu", "torch"] | None = None,
+        clip_by_last_norm: bool = False, fused: bool | None = None, foreach: bool | None = None,
+        differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """AnyPrecision AdamW, states in chosen dtypes and Kahan summation.
 

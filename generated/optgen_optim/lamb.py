@@ -148,8 +148,8 @@ class LAMB(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0, is_paged: bool = False, capturable: bool = False, fused_backward: bool = False,
-        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
-        target: Literal["cuda", "cpu", "torch"] | None = None,
+        clip_by_last_norm: bool = False, fused: bool | None = None, foreach: bool | None = None,
+        differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """LAMB, layer-wise adaptive moments.
 
@@ -200,8 +200,8 @@ class _LAMBBase(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0, is_paged: bool = False, capturable: bool = False, fused_backward: bool = False,
-        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
-        target: Literal["cuda", "cpu", "torch"] | None = None,
+        clip_by_last_norm: bool = False, fused: bool | None = None, foreach: bool | None = None,
+        differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """LAMB, layer-wise adaptive moments.
 

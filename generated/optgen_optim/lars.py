@@ -163,8 +163,8 @@ class LARS(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, block_wise: bool = False,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
-        is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
+        is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """LARS, layer-wise adaptive rate scaling.
@@ -214,8 +214,8 @@ class _LARSBase(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, block_wise: bool = False,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
-        is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
+        is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """LARS, layer-wise adaptive rate scaling.
@@ -277,8 +277,8 @@ class PytorchLARS(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = False,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
-        is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
+        is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
     ) -> None:  # fmt: skip
         """LARS, layer-wise adaptive rate scaling.
 

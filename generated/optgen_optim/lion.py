@@ -117,8 +117,8 @@ class Lion(Optimizer):
         trust_ratio: Literal["none", "lamb"] = "none", cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
-        seed: int = 0, capturable: bool = False, fused_backward: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
+        seed: int = 0, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """Lion, evolved sign momentum.
@@ -155,8 +155,8 @@ class _LionBase(Optimizer):
         trust_ratio: Literal["none", "lamb"] = "none", cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
-        seed: int = 0, capturable: bool = False, fused_backward: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
+        seed: int = 0, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """Lion, evolved sign momentum.
@@ -206,8 +206,8 @@ class PagedLion(Optimizer):
         trust_ratio: Literal["none", "lamb"] = "none", cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
-        seed: int = 0, capturable: bool = False, fused_backward: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
+        seed: int = 0, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """Lion, evolved sign momentum.
@@ -244,8 +244,8 @@ class _PagedLionBase(Optimizer):
         trust_ratio: Literal["none", "lamb"] = "none", cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
-        seed: int = 0, capturable: bool = False, fused_backward: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
+        seed: int = 0, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """Lion, evolved sign momentum.

@@ -207,8 +207,9 @@ class NorMuon(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1,
         matrix_dtype: Literal["float32", "bfloat16"] = "float32", is_paged: bool = False, capturable: bool = False,
-        fused_backward: bool = False, fused: bool | None = None, foreach: bool | None = None,
-        differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
+        fused_backward: bool = False, clip_by_last_norm: bool = False, fused: bool | None = None,
+        foreach: bool | None = None, differentiable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """NorMuon, Muon with rows of equal size.
 
@@ -267,8 +268,9 @@ class _NorMuonBase(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1,
         matrix_dtype: Literal["float32", "bfloat16"] = "float32", is_paged: bool = False, capturable: bool = False,
-        fused_backward: bool = False, fused: bool | None = None, foreach: bool | None = None,
-        differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
+        fused_backward: bool = False, clip_by_last_norm: bool = False, fused: bool | None = None,
+        foreach: bool | None = None, differentiable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """NorMuon, Muon with rows of equal size.
 

@@ -8,7 +8,8 @@ algorithm 1.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -144,8 +145,8 @@ class SGD(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0, is_paged: bool = False, capturable: bool = False, fused_backward: bool = False,
-        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
-        target: Literal["cuda", "cpu", "torch"] | None = None,
+        clip_by_last_norm: bool = False, fused: bool | None = None, foreach: bool | None = None,
+        differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """SGD, stochastic gradient descent with momentum.
 
@@ -189,8 +190,8 @@ class _SGDBase(Optimizer):
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0, rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0, is_paged: bool = False, capturable: bool = False, fused_backward: bool = False,
-        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
-        target: Literal["cuda", "cpu", "torch"] | None = None,
+        clip_by_last_norm: bool = False, fused: bool | None = None, foreach: bool | None = None,
+        differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """SGD, stochastic gradient descent with momentum.
 
@@ -220,3 +221,51 @@ class SGD32bit(_SGDBase):
     """SGD, stochastic gradient descent with momentum: states in 32 bits."""
 
     bits = 32
+
+
+class LOMO(Optimizer):
+    """SGD, stochastic gradient descent with momentum: states in `optim_bits` bits.
+
+    LOMO (Lv et al. 2023, https://arxiv.org/abs/2306.09782): SGD within backward, which applies a gradient as soon
+    as it is there and frees it; max_grad_norm clips by the norm of the last step.
+
+    The gradient, or a running sum of it: its first value is the first gradient, undampened.
+    """
+
+    rule = RULE
+    fixed: ClassVar[Mapping[str, Any]] = {
+        "decoupled_weight_decay": True,
+        "fused_backward": True,
+        "clip_by_last_norm": True,
+    }
+
+    def __init__(
+        self, params: ParamsT,
+        lr: float | Tensor = 0.001,
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 0.0,
+        *,
+        momentum: float = 0.0, dampening: float = 0.0, percentile_clipping: float = 100, max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0, max_trust_ratio: float = 0.0, nesterov: bool = False, maximize: bool = False,
+        skip_zeros: bool = False, nonfinite: Literal["propagate", "skip"] = "propagate",
+        trust_ratio: Literal["none", "lamb"] = "none", cautious: bool = False, optim_bits: int = 32,
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
+        is_paged: bool = False, capturable: bool = False, fused: bool | None = None, foreach: bool | None = None,
+        differentiable: bool = False, target: Literal["cuda", "cpu", "torch"] | None = None,
+    ) -> None:  # fmt: skip
+        """SGD, stochastic gradient descent with momentum.
+
+        These are its own arguments; `help(LOMO)` describes those too that all rules take.
+
+        Args:
+            params: Tensors, named tensors or param groups.
+            lr: Step size. In [0, inf). Default: 0.001.
+            weight_decay: Weight decay. In [0, inf). Default: 0.0.
+            momentum: Share of the running sum that is kept; 0 keeps no state. In [0, inf). Default: 0.0.
+            dampening: Share of the new gradient that is kept out of the running sum after the first step. In (-inf,
+                inf). Default: 0.0.
+            nesterov: Nesterov momentum. Default: False.
+        """
+        super().__init__(params, settings_in(locals()))

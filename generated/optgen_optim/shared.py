@@ -115,6 +115,14 @@ EVERY = Shared(
             ),
         ),
         Option(
+            "clip_by_last_norm",
+            doc=(
+                "The norm of max_grad_norm is that of the last step, which is there before this one's gradients "
+                "are: it goes with fused_backward. The first step is not clipped, and a norm that is not finite is "
+                "not handed on."
+            ),
+        ),
+        Option(
             "fused",
             (None, True, False),
             doc=(

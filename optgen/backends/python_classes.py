@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby, takewhile
 
 from optgen.backends.code import Brackets, Code, flat, joined, names_in
+from optgen.backends.layout import python_code
 from optgen.backends.python_calls import filled, tuple_code
 from optgen.backends.python_rule import literal
 from optgen.backends.quoting import Docstring, Identifier, docstring, identifier
@@ -145,22 +146,23 @@ def _base_name(names: Sequence[str], taken: Set[str]) -> str:
     return name
 
 
-def _fixed(entry: ClassEntry) -> str:
-    """Settings that a class fixes, beside the bits of its states."""
+def _fixed(entry: ClassEntry) -> tuple[str, ...]:
+    """Settings that a class fixes, beside the bits of its states, as items of a dict."""
     fixed: dict[str, object] = dict(entry.set)
     if entry.paged is not None:
         fixed["is_paged"] = entry.paged
     if entry.target is not None:
         fixed["target"] = entry.target
-    return "{" + ", ".join(f'"{key}": {literal(value)}' for key, value in fixed.items()) + "}"
+    return tuple(f'"{key}": {literal(value)}' for key, value in fixed.items())
 
 
 def _attributes(spec: ClassSpec, constants: Mapping[Refusal, str]) -> dict[str, str]:
     """The statements of a class that set its attributes, by name."""
     entry, fixed = spec.entry, _fixed(spec.entry)
     result = {"rule": "rule = RULE"}
-    if fixed != "{}":
-        result["fixed"] = f"fixed: ClassVar[Mapping[str, Any]] = {fixed}"
+    if fixed:
+        lines = python_code(Brackets("fixed: ClassVar[Mapping[str, Any]] = {", fixed, "}"), 4)
+        result["fixed"] = "\n    ".join(lines)
     if entry.bits is not None:
         result["bits"] = f"bits = {entry.bits}"
         if "optim_bits" in entry.defaults:

@@ -46,6 +46,7 @@ COMMON = {"lr": "learning_rate", "weight_decay": "weight_decay"}
 BETAS = COMMON | {"beta1": "adam_beta1", "beta2": "adam_beta2"}
 ADAM = BETAS | {"eps": "adam_epsilon"}
 WARMUP = {"warmup_steps": "warmup_steps"}
+CLIPPING = {"max_grad_norm": "max_grad_norm"}
 STOCHASTIC = {"bf16_stochastic_round": Alias("rounding", {True: "stochastic", False: "nearest"})}
 KAHAN = {"kahan_sum": Alias("rounding", {True: "kahan", False: "nearest"})}
 
@@ -80,6 +81,8 @@ SERVED: Mapping[str, Served] = {
     "rmsprop_bnb_8bit": Served("RMSprop8bit", taken=COMMON, whole_embeddings=True),
     "rmsprop_bnb_32bit": Served("RMSprop32bit", taken=COMMON),
     "grokadamw": Served("GrokAdamW", taken=ADAM),
+    "lomo": Served("LOMO", taken=COMMON | CLIPPING),
+    "adalomo": Served("AdaLOMO", taken=COMMON | CLIPPING),
     "schedule_free_radam": Served("RAdamScheduleFree", taken=ADAM),
     "schedule_free_adamw": Served("AdamWScheduleFree", taken=ADAM | WARMUP),
     "schedule_free_sgd": Served("SGDScheduleFree", taken=COMMON | WARMUP),
@@ -88,7 +91,6 @@ SERVED: Mapping[str, Served] = {
 
 _GALORE = "it projects gradients onto their singular vectors, and the catalogue has no rule that does"
 _APOLLO = "it projects gradients onto random directions, and the catalogue has no rule that does"
-_LOMO = "it hands the learning rate to backward, and the catalogue has no rule that does"
 
 NOT_SERVED: Mapping[str, str] = {
     "galore_adamw": _GALORE,
@@ -97,8 +99,6 @@ NOT_SERVED: Mapping[str, str] = {
     "galore_adamw_layerwise": _GALORE,
     "galore_adamw_8bit_layerwise": _GALORE,
     "galore_adafactor_layerwise": _GALORE,
-    "lomo": _LOMO,
-    "adalomo": _LOMO,
     "apollo_adamw": _APOLLO,
     "apollo_adamw_layerwise": _APOLLO,
 }

@@ -11,10 +11,13 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from optgen.runtime.optimizer import Optimizer
+    from optgen.runtime.several.optimizer import CombinedOptimizer
+
+    Overridable = Optimizer | CombinedOptimizer
 
 
 def override_modules(
-    optimizer: Optimizer, model: Module, kinds: type[Module] | tuple[type[Module], ...], **settings: Any
+    optimizer: Overridable, model: Module, kinds: type[Module] | tuple[type[Module], ...], **settings: Any
 ) -> list[str]:
     """Give the parameters of all modules of some kinds settings of their own.
 
@@ -46,7 +49,7 @@ def override_modules(
     return _override(optimizer, found, f"of a {shown}", settings)
 
 
-def override_names(optimizer: Optimizer, model: Module, pattern: str, **settings: Any) -> list[str]:
+def override_names(optimizer: Overridable, model: Module, pattern: str, **settings: Any) -> list[str]:
     """Give the parameters whose names match a pattern settings of their own.
 
     Args:
@@ -68,13 +71,13 @@ def override_names(optimizer: Optimizer, model: Module, pattern: str, **settings
     return _override(optimizer, found, f"with a name like {pattern!r}", settings)
 
 
-def trained(optimizer: Optimizer, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def trained(optimizer: Overridable, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameters among these that the optimizer has."""
     own = {id(param) for group in optimizer.param_groups for param in group["params"]}
     return {name: param for name, param in found.items() if id(param) in own}
 
 
-def _override(optimizer: Optimizer, found: Mapping[str, Tensor], what: str, settings: Mapping[str, Any]) -> list[str]:
+def _override(optimizer: Overridable, found: Mapping[str, Tensor], what: str, settings: Mapping[str, Any]) -> list[str]:
     if not hasattr(optimizer, "override"):
         raise TypeError(
             f"{type(optimizer).__name__} has no overrides: pass the optimizer of a generated class, before "

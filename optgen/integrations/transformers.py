@@ -70,7 +70,7 @@ def optimizer(
     factory = Factory(name, args, given, _checked_overrides(name, overrides))
     kwargs = factory.kwargs()
     _try(factory.cls, kwargs, factory.overrides)
-    check_trainer(f"optimizer({name!r})", args, (kwargs, *factory.overrides.values()))
+    check_trainer(f"optimizer({name!r})", args, ({**factory.cls.fixed, **kwargs}, *factory.overrides.values()))
     factory.handed.update(kwargs)
     return factory, kwargs
 
@@ -133,7 +133,8 @@ class Factory:
         changed = {key: value for key, value in kwargs.items() if key not in handed or value is not handed[key]}
         settings = {**self.kwargs(), **changed}
         told = registered(list(model.parameters()))
-        check_trainer(f"optimizer({self.name!r})", self.args, (settings, *self.overrides.values(), *told.values()))
+        own = {**self.cls.fixed, **settings}
+        check_trainer(f"optimizer({self.name!r})", self.args, (own, *self.overrides.values(), *told.values()))
         groups = decay_groups(model, settings["weight_decay"])
         if any(param.element_size() == 2 for group in groups for param in group["params"]):
             settings = {**row.sixteen_bits, **settings}
@@ -142,8 +143,8 @@ class Factory:
             weights = {str(i): m.weight for i, m in enumerate(model.modules()) if isinstance(m, Embedding)}
             if trained(made, weights):
                 override_modules(made, model, Embedding, optim_bits=32)
-        for pattern, own in self.overrides.items():
-            override_names(made, model, pattern, **own)
+        for pattern, theirs in self.overrides.items():
+            override_names(made, model, pattern, **theirs)
         return made
 
 

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 
+RATE_IN_BACKWARD = ("lomo", "adalomo")  # names with which Trainer calls backward(learning_rate=...)
+
+
 def check_trainer(label: str, args: TrainingArguments | None, settings: Iterable[Mapping[str, Any]]) -> None:
     """Raise if parameters are to be updated within backward under a Trainer that clips or accumulates gradients.
 
@@ -20,7 +23,8 @@ def check_trainer(label: str, args: TrainingArguments | None, settings: Iterable
     Raises:
         ValueError: naming the argument, and without arguments to look at.
     """
-    if not any(own.get("fused_backward") for own in settings):
+    fused = [own for own in settings if own.get("fused_backward")]
+    if not fused:
         return
     freed = "with fused_backward=True each gradient has been applied and freed by then"
     if args is None:
@@ -28,11 +32,19 @@ def check_trainer(label: str, args: TrainingArguments | None, settings: Iterable
             f"{label}: whether Trainer clips or accumulates gradients is to be known here, since {freed}: pass the "
             "trainer's arguments, with max_grad_norm=0, or leave fused_backward out"
         )
-    if args.max_grad_norm:
+    if args.optim in RATE_IN_BACKWARD:
+        name = str(args.optim.value)
+        raise ValueError(
+            f"{label}: Trainer hands the learning rate to backward while its arguments have optim={name!r}, and only "
+            "lomo_optim's optimizers take it there: exchange it once it has chosen the optimizer, "
+            "name, args.optim = args.optim, 'sgd'"
+        )
+    if args.max_grad_norm and not all(own.get("clip_by_last_norm") and own.get("max_grad_norm") for own in fused):
         raise ValueError(
             f"{label}: Trainer clips gradients after backward (max_grad_norm={args.max_grad_norm} of its arguments, "
             f"1.0 by default), and {freed}: nothing would be clipped. Pass TrainingArguments(max_grad_norm=0), or "
-            "leave fused_backward out; percentile_clipping and max_unorm of the class clip parameter by parameter"
+            "leave fused_backward out; clip_by_last_norm=True with max_grad_norm of the class clips by the norm of the "
+            "last step, percentile_clipping and max_unorm parameter by parameter"
         )
     if args.gradient_accumulation_steps > 1:
         raise ValueError(

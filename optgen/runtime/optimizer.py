@@ -29,6 +29,7 @@ from optgen.runtime.settings.storage import check_rounding
 from optgen.runtime.states.step_counts import Count
 from optgen.runtime.states.store import entry_bytes, paged_bytes
 from optgen.runtime.states.stored import CodecRecord
+from optgen.runtime.step import last_norm
 from optgen.runtime.step.partition import watch_partitions
 from optgen.runtime.step.prepared import KeptSteps
 from optgen.runtime.step.run import run
@@ -73,7 +74,7 @@ class Optimizer(torch.optim.Optimizer):
         rule: Rule | None = getattr(cls, "rule", None)
         cls._step_supports_amp_scaling = rule is not None and "grad_scale" in rule.inputs
         if rule is not None:
-            checks = (fused_backward.check_settings,)
+            checks = (fused_backward.check_settings, last_norm.check_settings)
             cls._policy = Policy(cls.__name__, rule, cls.fixed, cls.bits, cls.given_bits, cls.refusals, checks)
 
     def __init__(self, params: Any, settings: dict[str, Any], args: object = None) -> None:
@@ -112,6 +113,7 @@ class Optimizer(torch.optim.Optimizer):
         group = checked_group(self._policy, param_group, self.param_groups, self.defaults)
         fused_backward.check_group(self, group)
         super().add_param_group(group)
+        last_norm.hand_on(self.param_groups)
         place_lr(self._policy.name, self.param_groups[-1])
         enlist(self)
         self._kept.forget()
@@ -173,6 +175,7 @@ class Optimizer(torch.optim.Optimizer):
         self._end_round()
         with closure_loss(self, self._policy.rule.inputs, loss):
             run(self, "step")
+        self._kept.last_norm.end_step(self.param_groups)
         return loss
 
     def _run(self, block: str) -> None:

@@ -23,10 +23,11 @@ TARGET = "target"  # the argument that chooses one; rules may ask for it
 ARGUMENTS = (
     "self", "super", "locals", "settings_in", "params", "args", TARGET, "name", "inf", "over", "all", "matrix",
 )  # fmt: skip
-IN_GROUPS = ("param_names", "overrides")  # beside settings and states, what the runtime keeps in param groups
+# Beside settings and states, what the runtime keeps in param groups.
+IN_GROUPS = ("param_names", "overrides", "last_grad_squares")
 STORAGE = frozenset(
-    ("block_size", "block_wise", "capturable", "codec", "differentiable", "fused_backward", "is_paged",
-     "min_8bit_size", "optim_bits", "rounding", "seed")
+    ("block_size", "block_wise", "capturable", "clip_by_last_norm", "codec", "differentiable", "fused_backward",
+     "is_paged", "min_8bit_size", "optim_bits", "rounding", "seed")
 )  # fmt: skip
 """Storage settings that the runtime reads; only `storage` of shared.yaml can declare them."""
 RESERVED = frozenset((*OF_BLOCKS, *CALLED, *ARGUMENTS, *IN_GROUPS))

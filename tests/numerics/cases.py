@@ -60,6 +60,7 @@ ELSEWHERE = {
     "matrix_dtype": "bfloat16 has no bound that says anything: tests/matrices/test_muon.py",
     "capturable": "acts on recorded steps of a GPU: tests/runtime/cuda/test_capturable.py, tests/cuda/test_gpu.py",
     "fused_backward": "acts in backward, which the matrix has none of: tests/runtime/hooks/test_fused_backward.py",
+    "clip_by_last_norm": "acts on the step after: tests/runtime/step/test_last_norm.py",
     **dict.fromkeys(
         ("fused", "foreach", "differentiable"), "change nothing: tests/runtime/settings/test_torchs_implementations.py"
     ),
@@ -151,6 +152,8 @@ def valid(case: Case) -> bool:
     settings = _settings(row, case)
     if "storage" in case and not _stores(row, case, settings):
         return False
+    if row.fixed.get("clip_by_last_norm") and case.get("max_grad_norm"):
+        return False  # clips by the step before: tests/runtime/step/test_last_norm.py
     for name in row.fixed.keys() - DECIDE_STORAGE:
         if name in case and case[name] != _only(row, name):
             return False  # the class has no such argument: one value stands for it

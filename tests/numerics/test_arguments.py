@@ -62,6 +62,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "target": ("torch", "cpu"),
     "capturable": (False, True),
     "fused_backward": (False, True),
+    "clip_by_last_norm": (False, True),
     "fused": (None, True),
     "differentiable": (False, True),
     "codec": ("auto", "fp8"),

@@ -115,7 +115,8 @@ classes:
         " rename one",
         "classes.yaml:2:27 undefined-name: `mu` is not a hyperparameter or option of `a`; it has lr, max_grad_norm, "
         "percentile_clipping, maximize, skip_zeros, nonfinite, optim_bits, codec, block_size, min_8bit_size, "
-        "block_wise, rounding, seed, is_paged, capturable, fused_backward, fused, foreach, differentiable",
+        "block_wise, rounding, seed, is_paged, capturable, fused_backward, clip_by_last_norm, fused, foreach, "
+        "differentiable",
         "classes.yaml:3:12 undefined-name: no rule has `lrr`; did you mean `lr`?",
         "classes.yaml:5:46 undefined-name: `{nope}` in this message is not a setting; "
         "`{name}` is the class; settings go by their names",

@@ -20,6 +20,7 @@ from optgen.runtime.states.checks import check_compensation, why_unreadable
 from optgen.runtime.states.step_counts import count_shown, is_count
 from optgen.runtime.states.store import stored_shape, stored_shapes
 from optgen.runtime.states.stored import Stored, has_form, recognised, scale_key, stored_shown
+from optgen.runtime.step.last_norm import KEY as LAST_NORM
 
 MARK = "optgen"  # the key under which a checkpoint says what it is of
 NONE: Settings = MappingProxyType({})
@@ -144,10 +145,10 @@ def group_errors(rule: Rule, fixed: Mapping[str, Any], name: str, number: int, s
         for key, value in fixed.items()
         if key not in apart and key in saved and saved[key] != value
     ]
-    for state in rule.shared_states:
-        value = saved.get(state.name, 0.0)
+    for name in (*(state.name for state in rule.shared_states), LAST_NORM):
+        value = saved.get(name, 0.0)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            found.append(f"group {number}: {state.name} is a {type(value).__name__}, not a number")
+            found.append(f"group {number}: {name} is a {type(value).__name__}, not a number")
     return found
 
 

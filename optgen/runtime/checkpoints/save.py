@@ -20,6 +20,7 @@ from optgen.runtime.checkpoints.shards import Place, places_in, saved_form
 from optgen.runtime.core.shards import is_dtensor
 from optgen.runtime.states.step_counts import with_exact_counts
 from optgen.runtime.states.stored import Stored, first_alike, scale_key, stored_in
+from optgen.runtime.step.last_norm import KEY as LAST_NORM
 from optgen.runtime.step.optimizer_like import OptimizerLike
 
 
@@ -31,6 +32,9 @@ def as_checkpoint(optimizer: OptimizerLike, saved: dict[str, Any]) -> dict[str, 
     if form_errors(optimizer.param_groups, saved):
         return saved
     saved = with_exact_counts(optimizer.param_groups, optimizer._counts, saved)
+    for group in saved["param_groups"]:  # copies, whose tensors are read now
+        if LAST_NORM in group:
+            group[LAST_NORM] = float(group[LAST_NORM])
     params = [param for group in optimizer.param_groups for param in group["params"]]
     mark = {"version": VERSION, "rule": optimizer._policy.rule.name, "class": optimizer._policy.name}
     if any(map(is_dtensor, params)):

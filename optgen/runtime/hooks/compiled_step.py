@@ -22,6 +22,7 @@ from optgen.runtime.core.shards import is_dtensor
 from optgen.runtime.core.step_inputs import LOSS, SkippedStepError, read_inputs
 from optgen.runtime.cuda.paged_memory import is_paged
 from optgen.runtime.hooks.handles import Stepper, optimizer_of
+from optgen.runtime.step.last_norm import is_asked
 from optgen.runtime.step.run import begin, run, run_together
 from optgen.runtime.step.target_choice import choose_target
 
@@ -92,6 +93,8 @@ def hindrance(handle: str, positions: tuple[int, ...]) -> str:
     if optimizer._in_backward is not None:
         return BACKWARD
     if optimizer._policy.rule.blocks["step"].commit is not None:
+        return SHARED
+    if is_asked(optimizer._policy.name, optimizer.param_groups):
         return SHARED
     if _has_hidden_tensors(optimizer):
         return TENSORS
@@ -195,6 +198,8 @@ def _run_outside(handle: str, block: str) -> None:
         optimizer._check_step()
         optimizer._end_round()
     run(optimizer, block)
+    if block == "step":
+        optimizer._kept.last_norm.end_step(optimizer.param_groups)
 
 
 def _outside(function: Callable[..., None], reason: str) -> Callable[..., None]:

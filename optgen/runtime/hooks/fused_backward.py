@@ -23,6 +23,7 @@ from optgen.runtime.rule import Rule
 from optgen.runtime.settings.param_groups import members_of
 from optgen.runtime.settings.seen import Seen, seen_settings
 from optgen.runtime.settings.storage import LARGE
+from optgen.runtime.step.last_norm import clips_alone
 from optgen.runtime.step.optimizer_like import OptimizerLike
 from optgen.runtime.step.run import run
 
@@ -86,6 +87,7 @@ def check_settings(name: str, rule: Rule, settings: Settings) -> None:
             f"{name} cannot have fused_backward=True: {others[0]}() reads the gradients of a backward pass of its own, "
             "which would be applied as an update and freed"
         )
+    settings = clips_alone(settings)
     if _needs_all(rule, settings):
         hypers = [hyper.name for hyper in rule.hypers.values() if hyper.scope == "global"]
         cause = next((key for key in hypers if not _needs_all(rule, {**settings, key: 0.0})), None)
@@ -96,8 +98,8 @@ def check_settings(name: str, rule: Rule, settings: Settings) -> None:
             )
         raise ValueError(
             f"{name}: fused_backward=True does not go with {cause}={settings[cause]}, which takes all gradients "
-            "together: each is applied and freed before the next one is there. percentile_clipping and max_unorm clip "
-            "parameter by parameter"
+            "together: each is applied and freed before the next one is there. clip_by_last_norm=True takes the norm "
+            "of the last step; percentile_clipping and max_unorm clip parameter by parameter"
         )
 
 

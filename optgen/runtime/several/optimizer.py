@@ -25,6 +25,7 @@ from optgen.runtime.settings.param_groups import unnamed
 from optgen.runtime.settings.validation import check_alike
 from optgen.runtime.several.entries import KEY, Entry, Find, grouped, read_group
 from optgen.runtime.several.states import States
+from optgen.runtime.step.last_norm import OPTION
 from optgen.runtime.step.run import run_together
 
 
@@ -128,6 +129,11 @@ class CombinedOptimizer(torch.optim.Optimizer):
         hypers = [{h.name for h in part.rule.hypers.values() if h.scope == "global"} for part in self.parts.values()]
         for key in sorted(set.intersection(*hypers)):
             check_alike(self._name, key, groups)
+        if len(self.parts) > 1 and any(group.get(OPTION) and float(group["max_grad_norm"]) > 0 for group in groups):
+            raise ValueError(
+                f"{self._name}: {OPTION}=True clips by the norm of one rule's gradients, and here are several; leave "
+                "max_grad_norm out, or clip by the norm of this step"
+            )
 
     @property
     def _name(self) -> str:

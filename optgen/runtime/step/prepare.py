@@ -32,6 +32,7 @@ from optgen.runtime.states.stored import stored_states
 from optgen.runtime.step.all_reduce import Reducer
 from optgen.runtime.step.find_shards import find_shards
 from optgen.runtime.step.interrupts import Uninterrupted
+from optgen.runtime.step.last_norm import is_asked
 from optgen.runtime.step.matrix_owners import MatrixOwners
 from optgen.runtime.step.matrix_parts import form_of_part
 from optgen.runtime.step.optimizer_like import OptimizerLike
@@ -215,6 +216,7 @@ class _Preparer:
         for param, grad in zip(self.params, self.grads, strict=False):
             check_gradient(self.name, grad, param)
         check_agreement(self.name, self.rule, self.optimizer.param_groups)
+        by_last_norm = is_asked(self.name, self.optimizer.param_groups)
         everything = [param for group in self.optimizer.param_groups for param in group["params"]]
         self.shards = find_shards(self.name, everything)
         members = self._members()
@@ -262,6 +264,7 @@ class _Preparer:
             sharded=bool(self.shards),
             at_once=len(engines) == 1 and engines[0].at_once,
             replaced=replaced,
+            last=self.optimizer._kept.last_norm if by_last_norm else None,
         )
         prepared.see([seen_settings(self.rule, self.optimizer.defaults, row) for row in prepared.settings()])
         return prepared

@@ -22,6 +22,7 @@ from optgen.runtime.rule import Rule
 from optgen.runtime.settings.seen import Seen, are_plain
 from optgen.runtime.states.step_numbers import StepNumbers
 from optgen.runtime.step.all_reduce import Reducer
+from optgen.runtime.step.last_norm import LastNorm
 from optgen.runtime.step.matrix_owners import MatrixOwners
 
 KEPT_STEPS = 4  # sets of parameters whose engines are kept, for models in which gradients come and go
@@ -64,6 +65,7 @@ class Prepared:
         replaced: Whether states took another form or place: engines of earlier steps hold on to what they were.
         since: Time at which these engines were made.
         seen: The settings as the last step has seen them.
+        last: What exchanges the norm of all gradients for that of the last step, where that is asked for.
         together: Passes that all engines run before the next pass begins: their number in the block, and the engines.
         alone: Engines that then run all passes that are left before the next engine does, with the numbers of these:
             functions of matrices share memory so.
@@ -83,6 +85,7 @@ class Prepared:
     replaced: bool = False
     since: float = field(default_factory=time.monotonic)
     seen: list[Seen] = field(default_factory=list)
+    last: LastNorm | None = None
     together: list[tuple[int, Pass, list[Engine]]] = field(init=False)
     alone: list[tuple[Engine, list[int]]] = field(init=False)
     _values: HostValues | None = None
@@ -222,10 +225,12 @@ class KeptSteps:
         of_one: Those of parameters that are stepped alone, by identity.
         captured: Those that graphs have recorded: replays need their memory.
         numbers: The counts of steps that the host knows.
+        last_norm: The sums of squares of the step that is under way, for the next one.
     """
 
     def __init__(self) -> None:
         self.numbers = StepNumbers()
+        self.last_norm = LastNorm()
         self.of_all: tuple[Prepared, ...] = ()
         self.of_one: dict[int, tuple[Prepared, ...]] = {}
         self.captured: list[Prepared] = []

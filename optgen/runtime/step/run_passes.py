@@ -81,7 +81,10 @@ def _passes(prepared: Prepared, values: HostValues) -> Running:
             prepared.reducer.reduce(name, block, item, running)
         parts = prepared.sums(block, item, running) if block.sums else {}
         if parts:
-            values = values.with_sums((yield parts))
+            sums = yield parts
+            if prepared.last is not None:
+                sums = prepared.last.exchange(sums, prepared.rows[0][0])
+            values = values.with_sums(sums)
             for engine in prepared.engines:
                 engine.take(values)
     for engine, indices in prepared.alone:

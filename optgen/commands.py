@@ -287,11 +287,14 @@ def new(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write it; by default <name>.yaml.")] = None,
 ) -> None:
     """Write a working, commented spec to edit."""
-    from optgen.new import spec_name, write_new_spec
+    from optgen.new import SCHEMA, spec_name, write_new_spec, write_schema
     from optgen.spec.names import class_name
 
     path = write_new_spec(name, out)
-    print_text(f"{path} written: a working rule. Edit it, then:")
+    schema = path.parent / SCHEMA
+    if not write_schema(path.parent):
+        print_error(f"warning: {schema} is not optgen's, and was left as it is: editors find no schema of {path}")
+    print_text(f"{path} written: a working rule; {schema}: for editors. Edit it, then:")
     print_text(f"  {shlex.join(['optgen', 'check', str(path)])}")
     program = f"import optgen; print(optgen.load({json.dumps(str(path))}).{class_name(spec_name(name))})"
     print_text(f"  {shlex.join(['python', '-c', program])}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import keyword
 import re
 import shlex
@@ -10,11 +11,17 @@ from pathlib import Path
 
 from optgen.backends.quoting import py_string
 from optgen.diagnostics import printable
+from optgen.emit.whole_file import write_whole
 from optgen.errors import UserError
 from optgen.operations import FUNCTIONS, REDUCTIONS
+from optgen.spec.json_schema import json_schema
 from optgen.spec.names import OF_CLASSES, class_name
 
+SCHEMA = "optgen.schema.json"
+"""The file beside specs that editors read for completion and descriptions; `optgen schema` prints it too."""
+
 _SPEC = """\
+# yaml-language-server: $schema={schema}
 # A working update rule, to be edited. See the result:
 #   optgen check {path}
 #   optgen explain {class_name} --specs {path}
@@ -91,7 +98,12 @@ def new_spec(rule: str, file: str) -> str:
     """The text of a working spec for the rule `rule`, to be saved as `file`."""
     path = printable(shlex.quote(file))
     return _SPEC.format(
-        name=rule, class_name=class_name(rule), path=path, text=py_string(file), equations=_about_equations()
+        name=rule,
+        class_name=class_name(rule),
+        path=path,
+        text=py_string(file),
+        equations=_about_equations(),
+        schema=SCHEMA,
     )
 
 
@@ -128,3 +140,29 @@ def write_new_spec(name: str, path: Path | None = None) -> Path:
     except OSError as error:
         raise NewSpecError(f"cannot write {path}: {error.strerror}") from error
     return path
+
+
+def write_schema(folder: Path) -> bool:
+    """Write the schema of specs into a folder, or bring the one that is there up to date.
+
+    Returns:
+        False where a file of its name is something else: it is left as it is.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = folder / SCHEMA
+    schema = json_schema("spec")
+    if path.is_symlink() or (path.exists() and not _is_schema(path, str(schema["title"]))):
+        return False
+    write_whole(path, f"{json.dumps(schema, indent=1)}\n".encode())
+    return True
+
+
+def _is_schema(path: Path, title: str) -> bool:
+    """Check whether a file is such a schema, of any version of optgen."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("title") == title

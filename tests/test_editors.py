@@ -1,4 +1,4 @@
-"""Editors' view of the classes: pyright and jedi read the modules, and never run them."""
+"""Editors' view of the classes, which pyright and jedi read and never run; and of specs, by the server of YAML."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import ast
 import inspect
 import pydoc
 import re
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.catalogue import optimizer_class, rows
 from support.compiling import ROOT
+
+from optgen.new import write_new_spec, write_schema
+from optgen.spec.json_schema import SCHEMAS, json_schema
 
 pytest.importorskip("optgen_optim")
 
@@ -184,3 +189,91 @@ def test_a_class_that_people_derive_has_the_docstring_that_they_write() -> None:
     assert Mine.__doc__ == "Mine."
     assert Silent.__doc__ is None
     assert inspect.getdoc(Silent) == "Mine."
+
+
+# Specs
+
+
+def undescribed(schema: Any, where: str = "") -> Iterator[str]:
+    """The fields of a schema that no description tells."""
+    if isinstance(schema, dict):
+        for name, field in schema.get("properties", {}).items():
+            if not str(field.get("description", "")).endswith("."):
+                yield f"{where}.{name}"
+        for key, part in schema.items():
+            yield from undescribed(part, f"{where}.{key}")
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from undescribed(part, where)
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_every_field_of_a_file_is_described(kind: str) -> None:
+    assert list(undescribed(json_schema(kind))) == []
+
+
+@pytest.fixture(scope="module")
+def yaml_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    command = shutil.which("yaml-language-server")
+    if command is None:
+        pytest.skip("no yaml-language-server (npm install -g yaml-language-server)")
+    from support.language_server import LanguageServer
+
+    folder = tmp_path_factory.mktemp("specs")
+    write_new_spec("my_rule", folder / "my_rule.yaml")
+    assert write_schema(folder)
+    with LanguageServer(folder, command=[command, "--stdio"], language="yaml") as server:
+        yield server
+
+
+def opened(server: Any, text: str, name: str = "my_rule.yaml") -> tuple[str, list[str]]:
+    (server.folder / name).write_text(text, encoding="utf-8")
+    return server.open(name, text), text.split("\n")
+
+
+def place(lines: list[str], words: str) -> tuple[int, int]:
+    """The second letter of the first line that begins with these words, apart from blanks."""
+    line = next(number for number, text in enumerate(lines) if text.lstrip().startswith(words))
+    return line, len(lines[line]) - len(lines[line].lstrip()) + 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("hyperparameters:", "Numbers that the user sets."),
+        ("states:", "Values that are kept between steps."),
+        ("step: |", "Updates the states and names the direction"),
+        ("apply: |", "Changes `param` by `update`."),
+        ("classes:", "The classes to make; without any there is one, named after the rule."),
+        ("lr:", "A number the user sets."),
+    ],
+)
+def test_the_server_of_yaml_describes_what_new_writes(yaml_server: Any, words: str, told: str) -> None:
+    uri, lines = opened(yaml_server, (yaml_server.folder / "my_rule.yaml").read_text(encoding="utf-8"))
+    shown = yaml_server.at("hover", uri, *place(lines, words))
+    assert told in str(shown["contents"]).replace("\\", "")
+    assert yaml_server.errors(uri) == []
+
+
+def test_the_server_of_yaml_completes_keys_and_finds_unknown_ones(yaml_server: Any) -> None:
+    first = "# yaml-language-server: $schema=optgen.schema.json\n"
+    uri, _ = opened(yaml_server, f"{first}name: other\nhyp\n", "other.yaml")
+    found = yaml_server.at("completion", uri, 2, 3)
+    items = {item["label"]: item for item in (found["items"] if isinstance(found, dict) else found)}
+    assert "Numbers that the user sets." in str(items["hyperparameters"]["documentation"])
+    uri, _ = opened(yaml_server, f"{first}name: wrong\nhyperparams: {{}}\nblocks: {{step: a}}\n", "wrong.yaml")
+    assert any("hyperparams" in message for message in yaml_server.errors(uri))
+
+
+def test_a_schema_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "optgen.schema.json"
+    path.write_text("{}")
+    assert not write_schema(tmp_path)
+    assert path.read_text() == "{}"
+    path.write_text('{"title": "optgen spec"}')
+    assert write_schema(tmp_path)
+    assert "hyperparameters" in path.read_text()
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    assert not write_schema(tmp_path)
+    assert not (tmp_path / "elsewhere").exists()

@@ -28,126 +28,23 @@ from optgen.spec import model  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "language.md"
 MARKERS = re.compile(r"<!-- (fields|operations): (\w+) -->\n.*?<!-- end -->", re.DOTALL)
-MEANINGS: dict[str, dict[str, str]] = {
-    "Spec": {
-        "name": "The rule's name, which is also the name of its file.",
-        "title": "The first line of the documentation of its classes.",
-        "reference": "The source of the rule: a paper, or code.",
-        "doc": "A description of the rule.",
-        "hyperparameters": "Numbers that the user sets.",
-        "options": "Flags and enumerations that the user sets.",
-        "ndim": "The dimensions that every parameter has; without it they may have any number.",
-        "inputs": "Numbers that are set on the optimizer for a step.",
-        "states": "Values that are kept between steps.",
-        "refusals": "Combinations of settings that are refused.",
-        "functions": "Named pieces of the equations, as `def`s.",
-        "blocks": "The equations of a step.",
-        "methods": "Further blocks, each a method of the optimizer.",
-        "classes": "The classes to make; without any there is one, named after the rule.",
-    },
-    "Hyperparameter": {
-        "default": "A number, one for each of `names`, or `null` (optional). Without it the user must give one.",
-        "range": "The allowed values, as `[0, 1)` or `(0, inf)`.",
-        "names": "The names of a tuple's parts; equations use these.",
-        "label": "Its name in messages.",
-        "integer": "Only whole numbers.",
-        "scope": "`global`: one number for the optimizer; param groups may only repeat it.",
-        "needs": "Offered only to rules with an `update` stage, with a state that can be stored in several ways "
-        "(`codec`), that can be `quantized`, or whose options have a choice, as `{trust_ratio: lamb}` (for "
-        "`shared.yaml`).",
-        "doc": "A description.",
-    },
-    "Option": {
-        "default": "`true` or `false`, or one of `choices`.",
-        "choices": "The values of an enumeration. `null` is none of those that equations ask for; `true` and `false` "
-        "only in `storage`.",
-        "needs": "Offered only to rules with an `update` stage, with a state that can be stored in several ways "
-        "(`codec`), that can be `quantized`, or whose options have a choice (for `shared.yaml`).",
-        "doc": "A description.",
-    },
-    "Input": {"doc": "A description, with the code that sets it."},
-    "State": {
-        "shape": "The number of its values: one for each element, row, ... (below), or the two dimensions of a matrix.",
-        "range": "`unsigned` if it is never negative: its 8-bit codes then have no sign.",
-        "init": "A number, or an expression over `param`, `grad`, the hyperparameters and facts of the parameter.",
-        "when": "The condition under which it exists.",
-        "window": "Keeps this many past values, one a step (`shape: tensor`).",
-        "count": "A vector of so many states, or of as many as a tuple of settings has numbers (see Loops).",
-        "codecs": "Its possible codecs: `fp32`, `bf16`, `fp16`, `int8`, `int4`, `fp8`, `companded8`. The default is "
-        "the first that is not quantized. All of them for `param` and matrices, else `fp32`.",
-        "stored_as": "The option whose choices are its dtypes, in place of `optim_bits` and `codec`.",
-        "doc": "A description.",
-    },
-    "Blocks": {
-        "step": "Updates the states and names the direction `update`, or changes `param` itself.",
-        "apply": "Changes `param` by `update`.",
-    },
-    "StageSpec": {
-        "stage": "The stage's name, which is also the name of its file.",
-        "title": "Its name in the documentation of classes.",
-        "reference": "The source: a paper, or code.",
-        "doc": "A description.",
-        "hyperparameters": "Numbers that the user sets; these and the next are written as those of a rule.",
-        "options": "Flags and enumerations that the user sets.",
-        "inputs": "Numbers that are set on the optimizer for a step.",
-        "states": "Values that are kept between steps.",
-        "refusals": "Combinations of settings that are refused, of those of the rule too.",
-        "functions": "Named pieces of the equations, as `def`s.",
-        "blocks": "The equations.",
-    },
-    "StageBlocks": {
-        "grad": "Changes the gradient before the rule's `step` reads it, after the shared stage `grad`.",
-        "update": "Changes the update that the rule's `step` has named, before the shared stage `update`.",
-        "apply": "Changes the parameter after the rule's last block.",
-    },
-    "Method": {
-        "block": "The equations.",
-        "grad": "`true` if it reads gradients.",
-        "doc": "The method's documentation.",
-    },
-    "RefusalEntry": {
-        "when": "The condition over settings, `target` among them, that is refused.",
-        "raise": "The exception.",
-        "message": "The message: `{name}` is the class, `{lr}` a setting, `{mode!r}` one with its quotes.",
-        "on": "When it is checked: `construct`, or before `step` or a method.",
-    },
-    "ClassRow": {
-        "rule": "The rule; in a rule's own file always that rule.",
-        "signature": "The arguments taken by position, in order: names, or a name of `signatures`.",
-        "bits": "Fixes the bits of the states, one of the choices of `optim_bits`; `any` leaves them to the user.",
-        "paged": "Fixes whether states are pageable; `any` leaves it to the user.",
-        "keeps": "Arguments that remain although the class fixes their value.",
-        "block_wise": "The default of `block_wise`.",
-        "target": "Fixes the target.",
-        "set": "Options that the class fixes.",
-        "defaults": "Defaults that differ from the rule's.",
-        "required": "Hyperparameters that the user must give.",
-        "refusals": "Further refusals of the class, or names of `refusals` in `classes.yaml`.",
-        "doc": "A description of the class.",
-    },
-}
-
-
 OVER = {"group": "`over=group`", "all": "`over=all`", "row": "a row", "col": "a column"}
 
 
 def table(name: str) -> str:
-    """The table of a model's fields."""
+    """The table of a model's fields, a default first and a description last."""
     schema = getattr(model, name).model_json_schema(by_alias=True)
     schema = schema["anyOf"][-1] if "anyOf" in schema else schema  # the long form is the last
-    fields, meanings = schema["properties"], MEANINGS[name]
-    if set(fields) != set(meanings):
-        difference = ", ".join(sorted(set(fields) ^ set(meanings)))
-        raise SystemExit(f"MEANINGS[{name!r}] and the model differ in {difference}")
+    fields = schema["properties"]
     lines = ["| field | value | default | meaning |", "|---|---|---|---|"]
-    for field in meanings:
+    for field in sorted(fields, key=lambda field: (field != "default", field == "doc" and "title" not in fields)):
         described = fields[field]
         needed = field in schema.get("required", [])
         if name == "Hyperparameter" and field == "default":
             default = "none: required"
         else:
             default = "required" if needed else _default(described.get("default"))
-        lines.append(f"| `{field}` | {_kind(described)} | {default} | {meanings[field]} |")
+        lines.append(f"| `{field}` | {_kind(described)} | {default} | {described['description']} |")
     return "\n".join(lines)
 
 

@@ -29,14 +29,19 @@ Paged = bool | Literal["any"]
 Raised = Literal["ValueError", "TypeError", "NotImplementedError", "RuntimeError"]
 
 
-def _left_out() -> Any:
-    """The default of prose that an author need not write."""
-    return Field(default="", validate_default=True)
+def _left_out(description: str) -> Any:
+    """Prose that an author need not write.
+
+    Args:
+        description: Its meaning.
+    """
+    return Field(default="", validate_default=True, description=description)
 
 
 def _or_short(long: JsonSchemaValue, types: Sequence[str], *others: JsonSchemaValue) -> JsonSchemaValue:
     """The schema of what has a short form too: a value of one of these types."""
-    return {"anyOf": [*({"type": name} for name in types), *others, long]}
+    short = [*({"type": name} for name in types), *others]
+    return {"description": long["description"], "anyOf": [*short, long]}
 
 
 class SpecModel(BaseModel):
@@ -48,12 +53,14 @@ class SpecModel(BaseModel):
 class NumberWord(SpecModel):
     """A hyperparameter in the vocabulary: all but its default."""
 
-    range: Text = "(-inf, inf)"
-    names: list[Name] = []
-    label: Prose | None = None
-    integer: bool = False
-    scope: Literal["group", "global"] = "group"
-    doc: Prose = _left_out()
+    range: Text = Field(default="(-inf, inf)", description="The allowed values, as `[0, 1)` or `(0, inf)`.")
+    names: list[Name] = Field(default=[], description="The names of a tuple's parts; equations use these.")
+    label: Prose | None = Field(default=None, description="Its name in messages.")
+    integer: bool = Field(default=False, description="Only whole numbers.")
+    scope: Literal["group", "global"] = Field(
+        default="group", description="`global`: one number for the optimizer; param groups may only repeat it."
+    )
+    doc: Prose = _left_out("A description.")
 
 
 class Hyperparameter(NumberWord):
@@ -62,8 +69,16 @@ class Hyperparameter(NumberWord):
     A default alone, as `lr: 1e-3`, is short for `lr: {default: 1e-3}`.
     """
 
-    default: Number | list[Number] | None = None
-    needs: Needs | None = None
+    default: Number | list[Number] | None = Field(
+        default=None,
+        description="A number, one for each of `names`, or `null` (optional). Without it the user must give one.",
+    )
+    needs: Needs | None = Field(
+        default=None,
+        description="Offered only to rules with an `update` stage, with a state that can be stored in several "
+        "ways (`codec`), that can be `quantized`, or whose options have a choice, as "
+        "`{trust_ratio: lamb}` (for `shared.yaml`).",
+    )
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -83,8 +98,12 @@ class Hyperparameter(NumberWord):
 class OptionWord(SpecModel):
     """An option in the vocabulary: all but its default."""
 
-    choices: list[bool | int | str | None] | None = None
-    doc: Prose = _left_out()
+    choices: list[bool | int | str | None] | None = Field(
+        default=None,
+        description="The values of an enumeration. `null` is none of those that equations ask for; `true` and "
+        "`false` only in `storage`.",
+    )
+    doc: Prose = _left_out("A description.")
 
 
 class Option(OptionWord):
@@ -94,8 +113,13 @@ class Option(OptionWord):
     as `amsgrad: false`, is short for `amsgrad: {default: false}`.
     """
 
-    default: bool | int | str | None
-    needs: Needs | None = None
+    default: bool | int | str | None = Field(description="`true` or `false`, or one of `choices`.")
+    needs: Needs | None = Field(
+        default=None,
+        description="Offered only to rules with an `update` stage, with a state that can be stored in several "
+        "ways (`codec`), that can be `quantized`, or whose options have a choice (for "
+        "`shared.yaml`).",
+    )
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -109,7 +133,7 @@ class Input(SpecModel):
     alone is short for its `doc`.
     """
 
-    doc: Prose = _left_out()
+    doc: Prose = _left_out("A description, with the code that sets it.")
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -125,15 +149,35 @@ class State(SpecModel):
     vocabulary as it stands there.
     """
 
-    shape: Shape | Dimensions = "param"
-    range: Literal["signed", "unsigned"] = "signed"
-    init: Number | Text = 0
-    when: Text | None = None
-    window: Annotated[int, Field(gt=0, le=100_000)] | None = None
-    count: Annotated[int, Field(gt=0, le=32)] | Name | None = None
-    codecs: list[Text] | None = None
-    stored_as: Name | None = None
-    doc: Prose = _left_out()
+    shape: Shape | Dimensions = Field(
+        default="param",
+        description="The number of its values: one for each element, row, ..., or the two dimensions of a matrix.",
+    )
+    range: Literal["signed", "unsigned"] = Field(
+        default="signed", description="`unsigned` if it is never negative: its 8-bit codes then have no sign."
+    )
+    init: Number | Text = Field(
+        default=0,
+        description="A number, or an expression over `param`, `grad`, the hyperparameters and facts of the parameter.",
+    )
+    when: Text | None = Field(default=None, description="The condition under which it exists.")
+    window: Annotated[int, Field(gt=0, le=100_000)] | None = Field(
+        default=None, description="Keeps this many past values, one a step (`shape: tensor`)."
+    )
+    count: Annotated[int, Field(gt=0, le=32)] | Name | None = Field(
+        default=None,
+        description="A vector of so many states, or of as many as a tuple of settings has numbers.",
+    )
+    codecs: list[Text] | None = Field(
+        default=None,
+        description="Its possible codecs: `fp32`, `bf16`, `fp16`, `int8`, `int4`, `fp8`, `companded8`. The "
+        "default is the first that is not quantized. All of them for `param` and matrices, else "
+        "`fp32`.",
+    )
+    stored_as: Name | None = Field(
+        default=None, description="The option whose choices are its dtypes, in place of `optim_bits` and `codec`."
+    )
+    doc: Prose = _left_out("A description.")
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -164,10 +208,12 @@ class RefusalEntry(SpecModel):
     and the group and global states, before that block runs).
     """
 
-    when: Text
-    raises: Raised = Field(default="ValueError", alias="raise")
-    message: Prose
-    on: Name = "construct"
+    when: Text = Field(description="The condition over settings, `target` among them, that is refused.")
+    raises: Raised = Field(default="ValueError", alias="raise", description="The exception.")
+    message: Prose = Field(
+        description="The message: `{name}` is the class, `{lr}` a setting, `{mode!r}` one with its quotes."
+    )
+    on: Name = Field(default="construct", description="When it is checked: `construct`, or before `step` or a method.")
 
 
 class Method(SpecModel):
@@ -176,30 +222,36 @@ class Method(SpecModel):
     With `grad` it reads gradients, which pass through the shared `grad` stage before it, as in a step.
     """
 
-    block: Text
-    grad: bool = False
-    doc: Prose = _left_out()
+    block: Text = Field(description="The equations.")
+    grad: bool = Field(default=False, description="`true` if it reads gradients.")
+    doc: Prose = _left_out("The method's documentation.")
 
 
 class _ClassWords(SpecModel):
     """Fields that a class and a row of classes have alike."""
 
-    rule: Name | None = None
-    signature: Name | list[Name] | None = None
-    block_wise: bool | None = None
-    target: Literal["torch"] | None = None
-    set: dict[Name, bool | int | str] = {}
-    defaults: dict[Name, bool | Number | str | list[Number] | None] = {}
-    required: list[Name] = []
-    refusals: list[Name | RefusalEntry] = []
-    doc: Prose = _left_out()
+    rule: Name | None = Field(default=None, description="The rule; in a rule's own file always that rule.")
+    signature: Name | list[Name] | None = Field(
+        default=None, description="The arguments taken by position, in order: names, or a name of `signatures`."
+    )
+    block_wise: bool | None = Field(default=None, description="The default of `block_wise`.")
+    target: Literal["torch"] | None = Field(default=None, description="Fixes the target.")
+    set: dict[Name, bool | int | str] = Field(default={}, description="Options that the class fixes.")
+    defaults: dict[Name, bool | Number | str | list[Number] | None] = Field(
+        default={}, description="Defaults that differ from the rule's."
+    )
+    required: list[Name] = Field(default=[], description="Hyperparameters that the user must give.")
+    refusals: list[Name | RefusalEntry] = Field(
+        default=[], description="Further refusals of the class, or names of `refusals` in `classes.yaml`."
+    )
+    doc: Prose = _left_out("A description of the class.")
 
 
 class ClassEntry(_ClassWords):
     """A public class: a rule with its signature, its defaults and what it fixes."""
 
-    bits: int | None = None
-    paged: bool | None = None
+    bits: int | None = Field(default=None, description="The bits of the states, where the class fixes them.")
+    paged: bool | None = Field(default=None, description="Whether states are pageable, where the class fixes it.")
 
 
 class ClassRow(_ClassWords):
@@ -208,9 +260,16 @@ class ClassRow(_ClassWords):
     `bits: [any, 8]` and `paged: [any, true]` of a row `Lion` are Lion, Lion8bit, PagedLion and PagedLion8bit.
     """
 
-    bits: Bits | list[Bits] | None = None
-    paged: Paged | list[Paged] | None = None
-    keeps: list[Literal["optim_bits"]] = []
+    bits: Bits | list[Bits] | None = Field(
+        default=None,
+        description="Fixes the bits of the states, one of the choices of `optim_bits`; `any` leaves them to the user.",
+    )
+    paged: Paged | list[Paged] | None = Field(
+        default=None, description="Fixes whether states are pageable; `any` leaves it to the user."
+    )
+    keeps: list[Literal["optim_bits"]] = Field(
+        default=[], description="Arguments that remain although the class fixes their value."
+    )
 
 
 class Spec(SpecModel):
@@ -219,20 +278,24 @@ class Spec(SpecModel):
     With `ndim`, it takes parameters of this many dimensions alone.
     """
 
-    name: Name
-    title: Prose = _left_out()
-    reference: Prose = _left_out()
-    doc: Prose = _left_out()
-    hyperparameters: dict[Name, Hyperparameter] = {}
-    options: dict[Name, Option] = {}
-    ndim: int | None = Field(default=None, ge=0)
-    inputs: dict[Name, Input] = {}
-    states: dict[Name, State] = {}
-    refusals: list[RefusalEntry] = []
-    functions: Text = ""
-    blocks: Blocks
-    methods: dict[Name, Method] = {}
-    classes: dict[Name, ClassRow] = {}
+    name: Name = Field(description="The rule's name, which is also the name of its file.")
+    title: Prose = _left_out("The first line of the documentation of its classes.")
+    reference: Prose = _left_out("The source of the rule: a paper, or code.")
+    doc: Prose = _left_out("A description of the rule.")
+    hyperparameters: dict[Name, Hyperparameter] = Field(default={}, description="Numbers that the user sets.")
+    options: dict[Name, Option] = Field(default={}, description="Flags and enumerations that the user sets.")
+    ndim: int | None = Field(
+        default=None, ge=0, description="The dimensions that every parameter has; without it they may have any number."
+    )
+    inputs: dict[Name, Input] = Field(default={}, description="Numbers that are set on the optimizer for a step.")
+    states: dict[Name, State] = Field(default={}, description="Values that are kept between steps.")
+    refusals: list[RefusalEntry] = Field(default=[], description="Combinations of settings that are refused.")
+    functions: Text = Field(default="", description="Named pieces of the equations, as `def`s.")
+    blocks: Blocks = Field(description="The equations of a step.")
+    methods: dict[Name, Method] = Field(default={}, description="Further blocks, each a method of the optimizer.")
+    classes: dict[Name, ClassRow] = Field(
+        default={}, description="The classes to make; without any there is one, named after the rule."
+    )
 
     def meets(self, needs: Needs | None) -> bool:
         """Check that the rule has what a shared setting needs: an update stage, a choice of codecs, matrices alone."""
@@ -254,68 +317,88 @@ class Blocks(SpecModel):
     A rule that changes `param` in `step` itself has no `apply` and no update stage.
     """
 
-    step: Text
-    apply: Text | None = None
+    step: Text = Field(description="Updates the states and names the direction `update`, or changes `param` itself.")
+    apply: Text | None = Field(default=None, description="Changes `param` by `update`.")
 
 
 class SharedBlocks(SpecModel):
     """The stages around a rule's own."""
 
-    grad: Text = ""
-    update: Text = ""
+    grad: Text = Field(
+        default="", description="Changes the gradient before the rule's `step` reads it, after the shared stage `grad`."
+    )
+    update: Text = Field(
+        default="", description="Changes the update that the rule's `step` has named, before the shared stage `update`."
+    )
 
 
 class StageBlocks(SharedBlocks):
     """The blocks of a stage that is put on rules: those that all rules have, and one after the rule's `apply`."""
 
-    apply: Text = ""
+    apply: Text = Field(default="", description="Changes the parameter after the rule's last block.")
 
 
 class StageSpec(SpecModel):
     """A stage that users put on rules: settings, states and equations around a rule's own."""
 
-    stage: Name
-    title: Prose = _left_out()
-    reference: Prose = _left_out()
-    doc: Prose = _left_out()
-    hyperparameters: dict[Name, Hyperparameter] = {}
-    options: dict[Name, Option] = {}
-    inputs: dict[Name, Input] = {}
-    states: dict[Name, State] = {}
-    refusals: list[RefusalEntry] = []
-    functions: Text = ""
-    blocks: StageBlocks
+    stage: Name = Field(description="The stage's name, which is also the name of its file.")
+    title: Prose = _left_out("Its name in the documentation of classes.")
+    reference: Prose = _left_out("The source: a paper, or code.")
+    doc: Prose = _left_out("A description.")
+    hyperparameters: dict[Name, Hyperparameter] = Field(
+        default={}, description="Numbers that the user sets; these and the next are written as those of a rule."
+    )
+    options: dict[Name, Option] = Field(default={}, description="Flags and enumerations that the user sets.")
+    inputs: dict[Name, Input] = Field(default={}, description="Numbers that are set on the optimizer for a step.")
+    states: dict[Name, State] = Field(default={}, description="Values that are kept between steps.")
+    refusals: list[RefusalEntry] = Field(
+        default=[], description="Combinations of settings that are refused, of those of the rule too."
+    )
+    functions: Text = Field(default="", description="Named pieces of the equations, as `def`s.")
+    blocks: StageBlocks = Field(description="The equations.")
 
 
 class Shared(SpecModel):
     """`shared.yaml`: what acts on every rule."""
 
-    hyperparameters: dict[Name, Hyperparameter] = {}
-    options: dict[Name, Option] = {}
-    inputs: dict[Name, Input] = {}
-    storage: dict[Name, Option | Hyperparameter] = {}
-    states: dict[Name, State] = {}
-    refusals: list[RefusalEntry] = []
-    blocks: SharedBlocks = SharedBlocks()
+    hyperparameters: dict[Name, Hyperparameter] = Field(
+        default={}, description="Numbers that the user of any rule sets."
+    )
+    options: dict[Name, Option] = Field(
+        default={}, description="Flags and enumerations that the user of any rule sets."
+    )
+    inputs: dict[Name, Input] = Field(default={}, description="Numbers that are set on the optimizer for a step.")
+    storage: dict[Name, Option | Hyperparameter] = Field(
+        default={}, description="Settings of how states and parameters are stored, which equations do not read."
+    )
+    states: dict[Name, State] = Field(default={}, description="Values that are kept between steps for every rule.")
+    refusals: list[RefusalEntry] = Field(default=[], description="Combinations of settings that are refused.")
+    blocks: SharedBlocks = Field(
+        default=SharedBlocks(), description="The equations before a rule's `step` and before its `apply`."
+    )
 
 
 class Vocabulary(SpecModel):
     """`vocabulary.yaml`: what words mean in every rule that does not say otherwise."""
 
-    hyperparameters: dict[Name, NumberWord] = {}
-    options: dict[Name, OptionWord] = {}
-    states: dict[Name, State] = {}
+    hyperparameters: dict[Name, NumberWord] = Field(
+        default={}, description="Numbers by name, as rules use them without more words than a default."
+    )
+    options: dict[Name, OptionWord] = Field(default={}, description="Flags and enumerations by name.")
+    states: dict[Name, State] = Field(default={}, description="States by name.")
 
 
 class SharedFunctions(SpecModel):
     """`functions.yaml`: named pieces of equations that every rule may call."""
 
-    functions: Text
+    functions: Text = Field(description="Named pieces of the equations, as `def`s.")
 
 
 class ClassTable(SpecModel):
     """`classes.yaml`: the public classes of all rules."""
 
-    signatures: dict[Name, list[Name]] = {}
-    refusals: dict[Name, RefusalEntry] = {}
-    classes: dict[Name, ClassRow]
+    signatures: dict[Name, list[Name]] = Field(
+        default={}, description="Lists of arguments by name, which rows may give as their `signature`."
+    )
+    refusals: dict[Name, RefusalEntry] = Field(default={}, description="Refusals by name, which rows may list.")
+    classes: dict[Name, ClassRow] = Field(description="The classes, by name.")

@@ -20,7 +20,7 @@ from optgen.runtime.optimizer import Optimizer
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*.py"))]
 NAME = re.compile(r"(?<![\w./-])optgen(?:_optim)?(?:\.[A-Za-z_]\w*)+")
 IMPORT = re.compile(r"(?m)^\s*from (optgen\S*) import ([\w, ]+)")
-FILE = re.compile(r"\.(py|yaml|md|cpp|cu|h|op)$")
+FILE = re.compile(r"\.(py|yaml|json|md|cpp|cu|h|op)$")
 
 
 def found(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""A language server of Python, asked what it shows in an editor: basedpyright, which is pyright in a wheel."""
+"""Language servers, asked what they show in an editor: basedpyright, which is pyright in a wheel, and that of YAML."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,19 +25,24 @@ class LanguageServer:
     Args:
         folder: Folder of the files that it is asked about.
         paths: Folders of packages that are not installed.
+        command: Its command.
+        language: Language of the files.
     """
 
-    def __init__(self, folder: Path, paths: list[Path]) -> None:
-        self.folder, self.asked = folder, 0
+    def __init__(
+        self, folder: Path, paths: Sequence[Path] = (), command: Sequence[str] = COMMAND, language: str = "python"
+    ) -> None:
+        self.folder, self.language, self.asked = folder, language, 0
         self.diagnostics: dict[str, list[dict[str, Any]]] = {}
         analysis = {"extraPaths": [str(path) for path in paths], "typeCheckingMode": "strict"}
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "python": {"pythonPath": sys.executable},
             "python.analysis": analysis,
             "basedpyright.analysis": analysis,
+            "yaml": {"schemaStore": {"enable": False}},  # it would be fetched
         }
         self.process = subprocess.Popen(
-            COMMAND, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            list(command), cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         root = {"uri": folder.as_uri(), "name": "folder"}
         start = {"processId": os.getpid(), "capabilities": CAPABILITIES, "workspaceFolders": [root]}
@@ -58,7 +64,7 @@ class LanguageServer:
     def open(self, name: str, text: str) -> str:
         """Open a file of this text in the editor; return its address."""
         uri = (self.folder / name).as_uri()
-        document = {"uri": uri, "languageId": "python", "version": 1, "text": text}
+        document = {"uri": uri, "languageId": self.language, "version": 1, "text": text}
         self.tell("textDocument/didOpen", {"textDocument": document})
         return uri
 

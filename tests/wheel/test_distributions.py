@@ -7,6 +7,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import check_layers
 import pytest
 from support.environments import ROOT, built_wheel, empty_environment, run
 
@@ -87,6 +88,12 @@ def test_the_wheel_of_the_runtime_is_a_part_of_optgen(runtime_wheel: Path) -> No
                 assert path.relative_to(ROOT).as_posix().replace("templates/", "optgen/_data/templates/") in files
 
 
+def test_all_that_the_runtime_may_import_is_in_its_wheel(runtime_wheel: Path) -> None:
+    names = set(zipfile.ZipFile(runtime_wheel).namelist())
+    for module in {"abi", *check_layers.APART["runtime"], *check_layers.APART["integrations"]}:
+        assert {f"optgen/{module}.py", f"optgen/{module}/__init__.py"} & names, module
+
+
 @pytest.mark.slow
 def test_a_generated_package_trains_in_an_empty_environment(runtime_wheel: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
@@ -94,9 +101,13 @@ def test_a_generated_package_trains_in_an_empty_environment(runtime_wheel: Path,
     command = (sys.executable, "-m", "optgen", "build", str(SPEC), "--out", str(out), "--dist")
     said = run(*command, cwd=ROOT)
     assert "pyproject.toml written" in said
-    wheels = tmp_path / "wheels"
-    wheels.mkdir()
-    wheel = built_wheel(source, wheels)
+    (source / ".gitignore").write_text("my_rules\n")  # as generated files often are
+    (out / "cubins").mkdir()
+    (out / "cubins" / "kept.cubin").touch()
+    wheel = built_wheel(source, tmp_path / "wheels")
+    assert {f"my_rules/{name}" for name in ("kept.cpp", "shared.py", "py.typed", "cubins/kept.cubin")} <= set(
+        zipfile.ZipFile(wheel).namelist()
+    )
     assert wheel.name == "my_rules-0.1.0-py3-none-any.whl"
     programs = empty_environment(tmp_path, runtime_wheel, wheel)
     installed = programs.parent.glob("lib/python*/site-packages/*.dist-info")

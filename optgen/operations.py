@@ -343,7 +343,7 @@ _OF_SHAPES = (
               takes=(("x", "matrix"),)),
     _function("from_tall", "x [long, short] as [rows, cols] again", takes=(("x", "matrix"),), python="t.from_tall"),
     _function("svd_basis", "the leading right singular vectors of x, one a row, of each the greatest component "
-              "positive", takes=(("x", "matrix"), ("dimension", "dimension"))),
+              "positive; 0 where x has none but by rounding", takes=(("x", "matrix"), ("dimension", "dimension"))),
     _function("qr", "the orthogonal factor of x, as large as x; it is unique, since the other has a positive diagonal",
               takes=(("x", "matrix"),)),
     _function("eigenvectors", "the eigenvectors of a symmetric matrix, one a column, that of the greatest value first, "

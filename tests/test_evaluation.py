@@ -12,7 +12,7 @@ from numerics.programs import case_of, rule_of
 from numerics.test_random_programs import class_name, has_too_many_cases
 from oracles.declared import Row, load_spec
 from oracles.spec_oracle import SpecOracle
-from support.catalogue import OWN, OWN_SPECS, own_rows, rows, shapes_of
+from support.catalogue import OWN, OWN_SPECS, computed_rows, own_rows, rows, shapes_of
 from torch import Tensor
 
 import optgen
@@ -27,7 +27,7 @@ EVERYTHING = {
 ROUNDINGS = (
     64  # of float32 on the way to a number of the oracle, which it follows and a float64 evaluation does not have
 )
-ONE_A_RULE = {row.rule.name: name for name, row in reversed(rows().items())}
+ONE_A_RULE = {row.rule.name: name for name, row in reversed(computed_rows().items()) if name in rows()}
 
 
 def needed(row: Row) -> dict[str, Any]:

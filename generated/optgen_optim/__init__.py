@@ -44,7 +44,11 @@ if TYPE_CHECKING:
     from .ademamix import AdEMAMix, AdEMAMix8bit, AdEMAMix32bit, PagedAdEMAMix, PagedAdEMAMix8bit, PagedAdEMAMix32bit
     from .adopt import ADOPT, ADOPT8bit
     from .anyprecision_adamw import AnyPrecisionAdamW
+    from .apollo import APOLLO, APOLLO8bit, APOLLOMini, APOLLOMini8bit
     from .asgd import ASGD
+    from .dion import Dion, Dion8bit
+    from .galore import GaLoreAdamW, GaLoreAdamW8bit
+    from .galore_adafactor import GaLoreAdafactor
     from .grokadamw import GrokAdamW, GrokAdamW8bit
     from .lamb import LAMB, LAMB8bit, LAMB32bit
     from .lars import LARS, LARS8bit, LARS32bit, PytorchLARS
@@ -61,6 +65,8 @@ if TYPE_CHECKING:
     from .schedule_free_radam import RAdamScheduleFree
     from .schedule_free_sgd import SGDScheduleFree
     from .sgd import LOMO, SGD, SGD8bit, SGD32bit
+    from .shampoo import Shampoo
+    from .soap import SOAP, SOAP8bit
     from .sophia_g import SophiaG, SophiaG8bit
     from .stable_adamw import StableAdamW, StableAdamW8bit
 
@@ -105,7 +111,16 @@ CLASSES = Classes(
         "ADOPT": "adopt",
         "ADOPT8bit": "adopt",
         "AnyPrecisionAdamW": "anyprecision_adamw",
+        "APOLLO": "apollo",
+        "APOLLO8bit": "apollo",
+        "APOLLOMini": "apollo",
+        "APOLLOMini8bit": "apollo",
         "ASGD": "asgd",
+        "Dion": "dion",
+        "Dion8bit": "dion",
+        "GaLoreAdamW": "galore",
+        "GaLoreAdamW8bit": "galore",
+        "GaLoreAdafactor": "galore_adafactor",
         "GrokAdamW": "grokadamw",
         "GrokAdamW8bit": "grokadamw",
         "LAMB": "lamb",
@@ -143,6 +158,9 @@ CLASSES = Classes(
         "SGD": "sgd",
         "SGD8bit": "sgd",
         "SGD32bit": "sgd",
+        "Shampoo": "shampoo",
+        "SOAP": "soap",
+        "SOAP8bit": "soap",
         "SophiaG": "sophia_g",
         "SophiaG8bit": "sophia_g",
         "StableAdamW": "stable_adamw",
@@ -233,6 +251,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "ADOPT",
+    "APOLLO",
     "ASGD",
     "CLASSES",
     "LAMB",
@@ -240,7 +259,11 @@ __all__ = [
     "LOMO",
     "MARS",
     "SGD",
+    "SOAP",
     "ADOPT8bit",
+    "APOLLO8bit",
+    "APOLLOMini",
+    "APOLLOMini8bit",
     "AdEMAMix",
     "AdEMAMix8bit",
     "AdEMAMix32bit",
@@ -267,6 +290,11 @@ __all__ = [
     "Adan8bit",
     "AnyPrecisionAdamW",
     "CombinedOptimizer",
+    "Dion",
+    "Dion8bit",
+    "GaLoreAdafactor",
+    "GaLoreAdamW",
+    "GaLoreAdamW8bit",
     "GlobalOptimManager",
     "GrokAdamW",
     "GrokAdamW8bit",
@@ -308,6 +336,8 @@ __all__ = [
     "SGD8bit",
     "SGD32bit",
     "SGDScheduleFree",
+    "SOAP8bit",
+    "Shampoo",
     "SophiaG",
     "SophiaG8bit",
     "StableAdamW",

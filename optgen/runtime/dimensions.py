@@ -6,6 +6,7 @@ them: rows as (..., rows, 1), columns as (..., 1, cols), channels as (channels, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -22,11 +23,11 @@ def matrix_sizes(dims: Sequence[str], shape: Sequence[int], settings: Settings) 
     others are settings, which are no more than the smaller one.
 
     Args:
-        shape: The parameter's, of two dimensions.
+        shape: The parameter's; its first dimension counts rows, all others columns.
     """
-    rows, cols = shape
-    known = {"rows": rows, "cols": cols, "long": max(shape), "short": min(shape), "1": 1}
-    return tuple(known[dim] if dim in known else min(int(settings[dim]), *shape) for dim in dims)
+    rows, cols = shape[0], math.prod(shape[1:])
+    known = {"rows": rows, "cols": cols, "long": max(rows, cols), "short": min(rows, cols), "1": 1}
+    return tuple(known[dim] if dim in known else min(int(settings[dim]), rows, cols) for dim in dims)
 
 
 @lru_cache(maxsize=1024)

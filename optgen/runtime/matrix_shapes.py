@@ -26,8 +26,18 @@ def tall(x: Tensor) -> Tensor:
 
 
 def svd_basis(x: Tensor, rank: int) -> Tensor:
-    """The leading right singular vectors, one a row, as (..., rank, cols)."""
-    return _positive(torch.linalg.svd(x, full_matrices=False).Vh[..., :rank, :], -1).contiguous()
+    """The leading right singular vectors, one a row, as (..., rank, cols).
+
+    Those of singular values that are nothing but rounding are arbitrary, and 0 here, but of a matrix that is 0 itself.
+    """
+    values: Tensor
+    vectors: Tensor
+    _, values, vectors = torch.linalg.svd(x, full_matrices=False)
+    if not x.numel():
+        return torch.zeros_like(x)[..., :rank, :]
+    greatest = values[..., :1]
+    known = (values > greatest * (max(x.shape[-2:]) * torch.finfo(x.dtype).eps)) | (greatest == 0)
+    return _positive(vectors * known.unsqueeze(-1), -1)[..., :rank, :].contiguous()
 
 
 def qr(x: Tensor) -> Tensor:
@@ -47,7 +57,7 @@ def inverse_root(x: Tensor, exponent: float, eps: float) -> Tensor:
     """(x + eps I) ** -exponent of a symmetric matrix, whose eigenvalues are shifted up to eps if the least is below."""
     values, vectors = torch.linalg.eigh(x)
     values = values + eps
-    values = values + (eps - values.amin(-1, keepdim=True)).clamp(min=0.0)
+    values = (values + (eps - values.amin(-1, keepdim=True)).clamp(min=0.0)).clamp(min=eps)
     root: Tensor = (vectors * (values**-exponent).unsqueeze(-2)) @ vectors.mT
     return root
 

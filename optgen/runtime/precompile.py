@@ -74,7 +74,8 @@ def _settings(optimizer_class: Callable[..., Optimizer], target: str) -> Iterato
     arguments = inspect.signature(optimizer_class).parameters
     untold = (inspect.Parameter.empty, 0.0)
     given = {name: value for name, value in STARTS.items() if name in arguments and arguments[name].default in untold}
-    optimizer = optimizer_class([torch.zeros(1, requires_grad=True)], **given)
+    rule: Rule = optimizer_class.rule  # type: ignore[attr-defined]
+    optimizer = optimizer_class([torch.zeros((1,) * (rule.ndim or 1), requires_grad=True)], **given)
     base: Settings = optimizer.defaults
     runs: list[dict[str, Any]] = []
     if target == "cuda":
@@ -91,7 +92,7 @@ def _settings(optimizer_class: Callable[..., Optimizer], target: str) -> Iterato
 def _buckets(rule: Rule, settings: Settings, target: str, dtype: torch.dtype) -> Iterator[Bucket]:
     """A bucket without members for every number of dimensions, on both sides of `min_8bit_size`."""
     sizes = {1, max(int(settings.get("min_8bit_size", 1)), 1)}
-    for numel, dimensions in product(sorted(sizes), DIMENSIONS):
+    for numel, dimensions in product(sorted(sizes), DIMENSIONS if rule.ndim is None else (rule.ndim,)):
         if dimensions == 0 and numel > 1:
             continue
         codecs = choose_codecs(rule, settings, torch.Size((numel, *(1,) * (dimensions - 1)) if dimensions else ()))

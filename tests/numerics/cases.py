@@ -37,7 +37,7 @@ from oracles.rounding import ROUNDINGS
 from oracles.spec_oracle import wanted_storage
 from oracles.storage import BITS, CODECS
 from oracles.storage import DTYPES as TORCH
-from support.catalogue import all_rows, required, rows, rules, values_of
+from support.catalogue import all_rows, computed_rows, required, rows, rules, values_of
 from support.pairs import Axes, Case, Pairs, all_pairs, full_product, label, one_at_a_time, spread
 
 DTYPES = ("fp32", "bf16", "fp16")
@@ -91,7 +91,7 @@ def storages() -> dict[str, dict[str, Any]]:
 
 def axes(names: list[str], targets: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
     """All that varies within a rule, the usual value of each first."""
-    table = all_rows()
+    table = computed_rows()
     row = table[names[0]]
     rule = row.rule
     result: dict[str, tuple[Any, ...]] = {
@@ -253,7 +253,7 @@ def paired() -> dict[str, Case]:
     met = Pairs()
     stored = cycle(name for name in storages() if name not in FORMS["storage"])
     rounded = cycle(name for name in ROUNDINGS if name not in FORMS["rounding"])
-    for names in rules(all_rows()).values():
+    for names in rules(computed_rows()).values():
         whole = axes(names, ("torch",))
         rule = all_rows()[names[0]].rule
         shared = [name for name in whole if name not in rule.own and name not in rule.inputs]
@@ -272,7 +272,7 @@ def compiled() -> dict[str, Case]:
     cases = {}
     met = Pairs()
     stored = cycle(list(storages())[1:])
-    for names in rules(all_rows()).values():
+    for names in rules(computed_rows()).values():
         whole = axes([name for name in names if not all_rows()[name].torch_only], COMPILED)
         for target in COMPILED:
             starts: list[Case] = [{"target": target, "storage": next(stored)} for _ in range(KERNELS - 1)]
@@ -284,7 +284,7 @@ def compiled() -> dict[str, Case]:
 def full() -> dict[str, Case]:
     """Every axis in full; all pairs; the product of class, target, dtype and storage, one more axis in turn."""
     cases = {}
-    for names in rules(all_rows()).values():
+    for names in rules(computed_rows()).values():
         first = axes([name for name in names if not all_rows()[name].torch_only][:1], COMPILED)
         for target in ("torch", *COMPILED):
             alone = first | {"target": (target,)}

@@ -127,7 +127,7 @@ class State:
     """Something kept between steps."""
 
     name: str
-    shape: str
+    shape: str | list[str | int]
     signed: bool
     init: float | str
     when: str | None
@@ -137,7 +137,13 @@ class State:
 
     def takes(self, codec: str) -> bool:
         """Check whether the state can be stored in a codec."""
-        return self.shape == "param" and self.stored_as is None and (self.codecs is None or codec in self.codecs)
+        is_coded = self.shape == "param" or self.has_dimensions
+        return is_coded and self.stored_as is None and (self.codecs is None or codec in self.codecs)
+
+    @property
+    def has_dimensions(self) -> bool:
+        """True if it is a matrix of dimensions of its own."""
+        return isinstance(self.shape, list)
 
     @property
     def plain(self) -> str:
@@ -343,7 +349,8 @@ def _met(needs: Any, has: Collection[str]) -> bool:
 
 def _codecs(state: Mapping[str, Any]) -> tuple[str, ...]:
     """Codecs of a state; every codec where it names none."""
-    if state.get("shape", "param") != "param":
+    shape = state.get("shape", "param")
+    if shape != "param" and not isinstance(shape, list):
         return ("fp32",)
     return tuple(state.get("codecs") or BITS)
 

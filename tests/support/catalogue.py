@@ -42,6 +42,14 @@ def all_rows() -> dict[str, Row]:
     return dict(sorted((rows() | own_rows()).items(), key=lambda named: named[1].rule.ndim == 2))
 
 
+@cache
+def computed_rows() -> dict[str, Row]:
+    """The classes whose rules the oracle of all rules computes: not those on matrices, of which tests/matrices has
+    formulas."""
+    table = all_rows()
+    return {n: row for n, row in table.items() if not any(s.has_dimensions for s in row.rule.states.values())}
+
+
 def rules(table: Mapping[str, Row]) -> dict[str, list[str]]:
     """Class names by rule, in their order."""
     result: dict[str, list[str]] = {}

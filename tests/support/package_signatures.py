@@ -96,6 +96,31 @@ MUON: dict[str, Any] = {  # torch 2.13
 }
 NORMUON: dict[str, Any] = {"lr": 0.02, "weight_decay": 0, "momentum": 0.95, "beta2": 0.95}  # its reference
 ADAMUON: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.1, "momentum": 0.95, "beta2": 0.95}
+_PROJECTED: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.0}
+GALORE = _PROJECTED  # galore_torch 1.0, whose groups have what its projection needs
+GALORE_8BIT: dict[str, Any] = {**_PROJECTED, "eps": 1e-8, "weight_decay": 1e-2}
+GALORE_ADAFACTOR: dict[str, Any] = {
+    "lr": None,
+    "eps": (1e-30, 1e-3),
+    "clip_threshold": 1.0,
+    "decay_rate": -0.8,
+    "beta1": None,
+    "weight_decay": 0.0,
+    "scale_parameter": True,
+    "relative_step": True,
+    "warmup_init": False,
+}
+APOLLO = _PROJECTED  # apollo_torch 1.0.3
+SOAP: dict[str, Any] = {  # nikhilvyas/SOAP
+    "lr": 3e-3,
+    "betas": (0.95, 0.95),
+    "shampoo_beta": None,
+    "eps": 1e-8,
+    "weight_decay": 0.01,
+    "precondition_frequency": 10,
+}
+SHAMPOO: dict[str, Any] = {"lr": 1e-2, "betas": (0.9, 1.0), "eps": 1e-12, "weight_decay": 0.0}
+DION: dict[str, Any] = {"lr": 0.01, "mu": 0.95, "weight_decay": 0.01}
 ANYPRECISION: dict[str, Any] = {  # torchdistx 0.2
     "lr": 1e-3,
     "betas": (0.9, 0.999),
@@ -123,4 +148,11 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     **{f"Muon{suffix}": MUON for suffix in ("", "8bit", "4bit")},
     **{f"NorMuon{suffix}": NORMUON for suffix in ("", "8bit", "4bit")},
     **{f"AdaMuon{suffix}": ADAMUON for suffix in ("", "8bit", "4bit")},
+    "GaLoreAdamW": GALORE,
+    "GaLoreAdamW8bit": GALORE_8BIT,
+    "GaLoreAdafactor": GALORE_ADAFACTOR,
+    **{f"APOLLO{suffix}": APOLLO for suffix in ("", "8bit", "Mini", "Mini8bit")},
+    **{f"SOAP{suffix}": SOAP for suffix in ("", "8bit")},
+    "Shampoo": SHAMPOO,
+    **{f"Dion{suffix}": DION for suffix in ("", "8bit")},
 }

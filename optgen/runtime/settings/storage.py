@@ -129,6 +129,8 @@ def check_storage(name: str, rule: Rule, settings: Settings) -> None:
         )
     if size and codec.block == WHOLE_TENSOR:
         raise ValueError(f"{name}: block_size={size} is for block_wise=True; leave one of them out")
+    if settings.get("is_paged") and rule.matrix_states and not rule.element_states:
+        raise ValueError(f"{name}: is_paged=True is for states of elements, and this rule has none: leave it out")
     draws = any(state.draws for state in rule.states.values())
     if settings.get("seed", 0) and settings.get("rounding") != "stochastic" and not draws:
         raise ValueError(f"{name}: seed is for rounding='stochastic', not {settings.get('rounding')!r}; leave it out")

@@ -88,7 +88,8 @@ def codecs_of(name: str) -> tuple[str, ...]:
 def stored(name: str, codec: str) -> dict[str, Any]:
     """Settings that ask for a codec, under which a matrix has a state that takes it."""
     row = rows()[name]
-    small = {"min_8bit_size": SMALL} if "min_8bit_size" in row.accepted else {}
+    least = 0 if any(state.has_dimensions for state in row.rule.states.values()) else SMALL
+    small = {"min_8bit_size": least} if "min_8bit_size" in row.accepted else {}
     taking = [state for state in row.rule.states.values() if state.takes(codec)]
     found = (with_state(name, state) for state in taking)
     settings = next((settings for settings in found if settings is not None), required(name))
@@ -188,7 +189,7 @@ def test_checkpoints_without_what_is_said_of_them(name) -> None:
         for step in range(1, 3):
             advance(opt, params, step)
         now = saved(opt)
-        stored_states = [state for state in opt.rule.element_states if any(state.name in e for e in opt.state.values())]
+        stored_states = [state for state in opt.rule.coded_states if any(state.name in e for e in opt.state.values())]
         assert ("codecs" in now["optgen"]) == bool(stored_states)
         short = {key: value for key, value in now["optgen"].items() if key != "codecs"}
         for mark in ({}, {"optgen": short}):

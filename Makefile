@@ -27,7 +27,7 @@ QUICK := tests/spec tests/ir tests/passes tests/schedule tests/backends tests/em
     checkpoints/test_checkpoints.py checkpoints/test_misfits.py) tests/numerics/test_first.py tests/docs/test_tutorial.py \
     tests/test_layers.py --ignore tests/backends/test_elementary.py
 
-.PHONY: help demo test test-quick test-all lint bench claims converge clean setup-demo setup-test
+.PHONY: help demo test test-quick test-all lint bench claims converge site clean setup-demo setup-test
 
 help:
 	@echo "make demo       train a small transformer with generated optimizers"
@@ -39,6 +39,7 @@ help:
 	@echo "make bench      the optimizers against torch, bitsandbytes and torchao"
 	@echo "make claims     what README.md claims, beside what holds here"
 	@echo "make converge   every rule in 32, 8 and 4 bits on two small models (long)"
+	@echo "make site       the documentation as a site in build/site, with a reference of the API"
 	@echo "make clean      remove .venv and caches"
 
 demo: setup-demo
@@ -75,6 +76,9 @@ claims: setup-test
 
 converge: setup-test
 	$(BIN)/python tools/converge.py
+
+site: setup-test
+	$(BIN)/python tools/make_site.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

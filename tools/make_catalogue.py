@@ -1,13 +1,12 @@
-"""Writes docs/catalogue.md: every rule and class of specs/, from what the compiler knows of them.
+"""Writes docs/catalogue.md and a page a rule in docs/catalogue/, from what the compiler knows of specs/.
 
     python tools/make_catalogue.py [--check]
 
-With --check nothing is written; the exit status is 1 if the file is not what the specs say.
+With --check nothing is written; the exit status is 1 if a page is not what the specs say.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from optgen.spec.model import Hyperparameter, Option, Shared  # noqa: E402
 from optgen.spec.ranges import parse_range  # noqa: E402
 
 SPECS = ROOT / "specs"
-DOCUMENT = ROOT / "docs" / "catalogue.md"
+DOCS = ROOT / "docs"
 NONE = "-"
 
 HEAD = """\
@@ -39,6 +38,15 @@ matrix under a class's defaults: states are what the class keeps, scales include
 writes in its passes over memory. `optgen explain CLASS` shows more of one class, [language.md](language.md) says how
 rules are written.
 """
+RULE_HEAD = """\
+# {title}
+
+<!-- Written by tools/make_catalogue.py from specs/{rule}.yaml; do not edit. -->
+"""
+RULE_FOOT = """\
+Beside these, each class takes [the arguments of every class](../catalogue.md#arguments-of-every-class); the functions
+that equations call are [in the catalogue](../catalogue.md#functions-that-rules-share).
+"""
 ARGUMENTS_HEAD = """\
 Taken by every class beside what its rule names, by keyword where its positional arguments do not name them. A rule
 without an `update` stage takes none of those that are marked so.
@@ -46,8 +54,8 @@ without an `update` stage takes none of those that are marked so.
 TARGET_RANGE = '`"cuda"`, `"cpu"`, `"torch"`, `None`'
 
 
-def document(specs: Path = SPECS) -> str:
-    """The whole page."""
+def documents(specs: Path = SPECS) -> dict[str, str]:
+    """The pages by their paths below docs/."""
     classes = compile_specs([specs], "optgen_optim").classes
     shared = load_specs([specs], Reporter()).shared.shared
     rules: dict[str, list[ClassInfo]] = {}
@@ -58,25 +66,21 @@ def document(specs: Path = SPECS) -> str:
     parts = [HEAD, *_contents(order, rules), "## Classes\n", overview(classes, bits)]
     parts += ["## Arguments of every class\n", ARGUMENTS_HEAD, shared_arguments(classes, shared), *_stages(shared)]
     parts += _functions(rules[name][0].whole_rule for name in order)
-    for name in order:
-        parts += family_section(rules[name], shared, bits)
-    return "\n".join(parts).rstrip() + "\n"
+    pages = {"catalogue.md": parts} | {page(name): [*family_section(rules[name], bits), RULE_FOOT] for name in order}
+    return {path: "\n".join(parts).rstrip() + "\n" for path, parts in pages.items()}
+
+
+def page(rule: str) -> str:
+    """The path of a rule's page below docs/."""
+    return f"catalogue/{rule}.md"
 
 
 def _contents(order: Sequence[str], rules: Mapping[str, Sequence[ClassInfo]]) -> list[str]:
-    lines = ["## Contents\n", "- [Classes](#classes)", "- [Arguments of every class](#arguments-of-every-class)"]
-    lines.append("- [Stages that rules share](#stages-that-rules-share)")
-    lines.append("- [Functions that rules share](#functions-that-rules-share)")
+    lines = ["## Rules\n"]
     for name in order:
-        rule = rules[name][0].whole_rule
-        title = rule.title.raw
-        lines.append(f"- [{title}](#{anchor(title)}): {', '.join(info.name for info in rules[name])}")
+        classes = ", ".join(info.name for info in rules[name])
+        lines.append(f"- [{rules[name][0].whole_rule.title.raw}]({page(name)}): {classes}")
     return [*lines, ""]
-
-
-def anchor(title: str) -> str:
-    """Anchor of a heading, for links."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 # Tables
@@ -99,7 +103,7 @@ def overview(classes: Sequence[ClassInfo], bits: Sequence[int]) -> str:
     rows = []
     for info in sorted(classes, key=lambda info: info.name.lower()):
         rule = info.whole_rule
-        row = [f"`{info.name}`", f"[{rule.name}](#{anchor(rule.title.raw)})", ", ".join(info.states) or NONE]
+        row = [f"`{info.name}`", f"[{rule.name}]({page(rule.name)})", ", ".join(info.states) or NONE]
         rows.append([*row, str(info.passes), number(info.traffic), *state_cells(info, bits)])
     return table(columns, rows)
 
@@ -196,10 +200,10 @@ def _functions(rules: Iterable[WholeRule]) -> list[str]:
 # A rule
 
 
-def family_section(classes: Sequence[ClassInfo], shared: Shared, bits: Sequence[int]) -> Iterator[str]:
-    """A rule: what it is, its equations, states, arguments and classes."""
+def family_section(classes: Sequence[ClassInfo], bits: Sequence[int]) -> Iterator[str]:
+    """A rule: its description, equations, states, arguments and classes."""
     rule = classes[0].whole_rule
-    yield f"## {rule.title.raw}\n"
+    yield RULE_HEAD.format(title=rule.title.raw, rule=rule.name)
     if rule.spec.doc:
         yield f"{rule.spec.doc.raw.strip()}\n"
     if rule.spec.reference:
@@ -311,16 +315,25 @@ def differences(info: ClassInfo) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the page, or check it."""
-    before = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
-    after = document()
+    """Write the pages, or check them."""
+    after = documents()
+    there = {path.relative_to(DOCS).as_posix(): path for path in (DOCS / "catalogue").glob("*.md")}
+    left = [path for name, path in there.items() if name not in after]
+    changed = [name for name, text in after.items() if _text(DOCS / name) != text]
     if "--check" in arguments:
-        if before != after:
-            print("docs/catalogue.md is not what the specs say; run `python tools/make_catalogue.py`")
-        return int(before != after)
-    if before != after:
-        DOCUMENT.write_text(after, encoding="utf-8")
+        for name in [*changed, *(path.relative_to(DOCS).as_posix() for path in left)]:
+            print(f"docs/{name} is not what the specs say; run `python tools/make_catalogue.py`")
+        return int(bool(changed or left))
+    (DOCS / "catalogue").mkdir(exist_ok=True)
+    for name in changed:
+        (DOCS / name).write_text(after[name], encoding="utf-8")
+    for path in left:
+        path.unlink()
     return 0
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from optgen.bench.request import Request
 from optgen.commands import app
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -40,7 +40,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_page_is_reached_from_the_readme() -> None:
     seen = {(ROOT / link.partition("#")[0]).resolve() for link in LINK.findall((ROOT / "README.md").read_text())}
-    assert {page for page in PAGES if page.name != "README.md"} <= seen
+    assert {page for page in PAGES if page.name != "README.md" and page.parent.name != "catalogue"} <= seen
 
 
 def test_the_floors_are_those_that_are_checked() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from optgen_optim import GlobalOptimManager
+from optgen_optim import AdamW8bit, GlobalOptimManager
 from support.tiny_gpt2 import Text, assert_same, quiet, tiny_gpt2
 
 from optgen.integrations.transformers import SERVED, optimizer
@@ -116,6 +116,23 @@ def test_clipping_and_accumulation_reach_the_optimizer(tmp_path: Path) -> None:
     assert torch.linalg.vector_norm(two - one) <= 1e-4 * torch.linalg.vector_norm(one)
     assert torch.linalg.vector_norm(two) > 0.5
     assert float(torch.linalg.vector_norm(clipped)) == pytest.approx(0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("way", ["optimizer", "class"])
+def test_trainer_without_a_factory(way: str, tmp_path: Path) -> None:
+    model = tiny_gpt2()
+    args = transformers.TrainingArguments(**quiet({"output_dir": str(tmp_path), "max_steps": 2, "learning_rate": 1e-2}))
+    given: dict[str, Any] = {"optimizers": (AdamW8bit(model.parameters(), lr=1e-2), None)}
+    if way == "class":
+        given = {"optimizer_cls_and_kwargs": (AdamW8bit, {"lr": 1e-2})}
+    made = transformers.Trainer(model, args, train_dataset=Text(), **given)
+    before = model.transformer.h[0].mlp.c_fc.weight.detach().clone()
+    made.train()
+    assert not torch.equal(before, model.transformer.h[0].mlp.c_fc.weight)
+    assert made.optimizer.state[model.transformer.h[0].mlp.c_fc.weight]["exp_avg"].dtype is torch.uint8
+    assert len(made.state.log_history) > 0
+    assert set(made.lr_scheduler.get_last_lr()) == {0.0}  # args' schedule ends at 0
+    assert len(made.optimizer.param_groups) == (2 if way == "class" else 1)
 
 
 def test_a_search_over_hyperparameters_acts(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "generated")]
 LINK = re.compile(r"\[([^\]]*)\]\(((?!https?://)[^)#\s]+)([^)\s]*)\)")
 SECTIONS = {
     "Using it": "choosing training migration precision distributed tools environment bench performance gpu",
-    "Rules": "catalogue tutorial language distributions",
+    "Rules": "catalogue matrices tutorial language distributions",
     "Reference": "api/optimizers api/optimizer api/compiler api/integrations",
     "Of the project": "architecture glossary releases",
 }

@@ -7,7 +7,7 @@ functions `_get_…` in trainer_optimizer.py of transformers 5).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -31,6 +31,8 @@ class Served:
         aliases: Arguments that transformers calls otherwise.
         sixteen_bits: Defaults where a parameter has 16 bits.
         whole_embeddings: Whether the weights of embeddings keep 32-bit states.
+        others: The class for all parameters but weights of target modules, where the class is for these.
+        only: Arguments of transformers with the one value that they have here.
     """
 
     cls: str
@@ -40,15 +42,31 @@ class Served:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     sixteen_bits: Mapping[str, Any] = field(default_factory=dict)
     whole_embeddings: bool = False
+    others: str | None = None
+    only: Mapping[str, str] = field(default_factory=dict)
 
 
 COMMON = {"lr": "learning_rate", "weight_decay": "weight_decay"}
 BETAS = COMMON | {"beta1": "adam_beta1", "beta2": "adam_beta2"}
 ADAM = BETAS | {"eps": "adam_epsilon"}
 WARMUP = {"warmup_steps": "warmup_steps"}
+UNSCALED = {"scale_parameter": False, "relative_step": False}
 CLIPPING = {"max_grad_norm": "max_grad_norm"}
 STOCHASTIC = {"bf16_stochastic_round": Alias("rounding", {True: "stochastic", False: "nearest"})}
 KAHAN = {"kahan_sum": Alias("rounding", {True: "kahan", False: "nearest"})}
+
+
+def _projected(name: str, cls: str, others: str, taken: Mapping[str, str], **locked: Any) -> dict[str, Served]:
+    """The rows of a name that projects gradients, and of its form that updates within backward.
+
+    Args:
+        cls: The class of the weights of target modules.
+        others: That of all other parameters.
+    """
+    only = {"proj_type": "std"}
+    row = Served(cls, locked, taken=taken, others=others, only=only)
+    return {name: row, f"{name}_layerwise": replace(row, locked={**locked, "fused_backward": True})}
+
 
 _ADAMW = Served("AdamW", taken=ADAM)
 _ADAMW8BIT = Served("AdamW8bit", taken=ADAM, whole_embeddings=True)
@@ -58,7 +76,7 @@ SERVED: Mapping[str, Served] = {
     "adamw_torch_fused": _ADAMW,
     "adamw_torch_xla": _ADAMW,
     "adamw_torch_npu_fused": _ADAMW,
-    "adafactor": Served("Adafactor", {"scale_parameter": False, "relative_step": False}, taken=COMMON),
+    "adafactor": Served("Adafactor", UNSCALED, taken=COMMON),
     "adamw_anyprecision": Served("AnyPrecisionAdamW", defaults={"variance_dtype": "float32"}, taken=ADAM),
     "adamw_torch_4bit": Served("AdamW", {"optim_bits": 4}, {"block_size": 256}, ADAM, STOCHASTIC),
     "adamw_torch_8bit": Served("AdamW8bit", {}, {"block_size": 256}, ADAM, STOCHASTIC),
@@ -86,20 +104,12 @@ SERVED: Mapping[str, Served] = {
     "schedule_free_radam": Served("RAdamScheduleFree", taken=ADAM),
     "schedule_free_adamw": Served("AdamWScheduleFree", taken=ADAM | WARMUP),
     "schedule_free_sgd": Served("SGDScheduleFree", taken=COMMON | WARMUP),
+    **_projected("galore_adamw", "GaLoreAdamW", "AdamW", ADAM),
+    **_projected("galore_adamw_8bit", "GaLoreAdamW8bit", "AdamW8bit", ADAM),
+    **_projected("galore_adafactor", "GaLoreAdafactor", "Adafactor", COMMON, **UNSCALED),
+    **_projected("apollo_adamw", "APOLLO", "AdamW", ADAM),
     "stable_adamw": Served("StableAdamW", taken=ADAM, aliases=KAHAN, sixteen_bits={"rounding": "kahan"}),
 }
 
-_GALORE = "it projects gradients onto their singular vectors, and the catalogue has no rule that does"
-_APOLLO = "it projects gradients onto random directions, and the catalogue has no rule that does"
-
-NOT_SERVED: Mapping[str, str] = {
-    "galore_adamw": _GALORE,
-    "galore_adamw_8bit": _GALORE,
-    "galore_adafactor": _GALORE,
-    "galore_adamw_layerwise": _GALORE,
-    "galore_adamw_8bit_layerwise": _GALORE,
-    "galore_adafactor_layerwise": _GALORE,
-    "apollo_adamw": _APOLLO,
-    "apollo_adamw_layerwise": _APOLLO,
-}
+NOT_SERVED: Mapping[str, str] = {}
 """Names that nothing serves yet, each with the reason."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from optgen.integrations.arguments import Arguments
 from optgen.integrations.names import NOT_SERVED, SERVED, Served
 from optgen.integrations.overrides import override_modules, override_names, trained
+from optgen.integrations.targets import Targets, checked_targets, target_weights
 from optgen.integrations.within_backward import check_trainer
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from optgen.runtime.optimizer import Optimizer
+    from optgen.runtime.several.optimizer import CombinedOptimizer
 
 __all__ = ["NOT_SERVED", "SERVED", "Factory", "optimizer"]
 
@@ -33,6 +35,7 @@ def optimizer(
     *,
     optim_args: str | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    optim_target_modules: Targets | None = None,
     **settings: Any,
 ) -> tuple[Factory, dict[str, Any]]:
     """Arguments `optimizer_cls_and_kwargs` of Trainer, for a name of transformers' `OptimizerNames`.
@@ -50,6 +53,8 @@ def optimizer(
         optim_args: Arguments as on a command line, "momentum=0.9,nesterov=true", each read by its declared type.
         overrides: Settings of parameters by their names, as {"*.wte.weight": {"optim_bits": 8}}; see
             `optgen.integrations.overrides.override_names`. They come after what is done for embeddings.
+        optim_target_modules: Linear layers whose weights are projected, for names that project gradients; without it
+            that of `args`.
         settings: Arguments of the class; also beta1, beta2 … for parts of betas, and the names that Trainer has
             for an argument (bf16_stochastic_round, kahan_sum).
 
@@ -67,7 +72,12 @@ def optimizer(
     row = find(name)
     name = str.__str__(name)
     given = _given(_arguments(name, row), args, optim_args, settings)
-    factory = Factory(name, args, given, _checked_overrides(name, overrides))
+    targets = optim_target_modules if optim_target_modules is not None or args is None else args.optim_target_modules
+    if row.others is not None:
+        targets = checked_targets(f"optimizer({name!r})", targets)
+    elif optim_target_modules is not None:
+        raise TypeError(f"optimizer({name!r}) projects no gradients: leave optim_target_modules out")
+    factory = Factory(name, args, given, _checked_overrides(name, overrides), targets)
     kwargs = factory.kwargs()
     _try(factory.cls, kwargs, factory.overrides)
     check_trainer(f"optimizer({name!r})", args, ({**factory.cls.fixed, **kwargs}, *factory.overrides.values()))
@@ -84,6 +94,7 @@ class Factory:
         args: The trainer's arguments, or None.
         given: Arguments that stand before those of `args`.
         overrides: Settings of parameters, by patterns of their names.
+        targets: Linear layers whose weights are projected, where the name projects any.
         handed: The arguments of the class as they were when this was made.
     """
 
@@ -91,6 +102,7 @@ class Factory:
     args: TrainingArguments | None
     given: Mapping[str, Any]
     overrides: Mapping[str, Mapping[str, Any]]
+    targets: Targets | None = None
     handed: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -138,7 +150,7 @@ class Factory:
         groups = decay_groups(model, settings["weight_decay"])
         if any(param.element_size() == 2 for group in groups for param in group["params"]):
             settings = {**row.sixteen_bits, **settings}
-        made = self.cls(groups, **settings)
+        made = self.cls(groups, **settings) if row.others is None else self._projected(model, groups, settings)
         if row.whole_embeddings:
             weights = {str(i): m.weight for i, m in enumerate(model.modules()) if isinstance(m, Embedding)}
             if trained(made, weights):
@@ -146,6 +158,30 @@ class Factory:
         for pattern, theirs in self.overrides.items():
             override_names(made, model, pattern, **theirs)
         return made
+
+    def _projected(self, model: Module, groups: list[dict[str, Any]], settings: Mapping[str, Any]) -> CombinedOptimizer:
+        """The optimizer of the class for target modules and of that for all others, with their groups as they decay."""
+        import optgen_optim
+
+        row, label = SERVED[self.name], f"optimizer({self.name!r})"
+        assert row.others is not None
+        assert self.targets is not None
+        names = target_weights(label, model, self.targets)
+        targets = {id(param) for name, param in model.named_parameters() if name in names}
+        taken = {cls: _arguments_of(optgen_optim.CLASSES[cls], settings) for cls in (row.cls, row.others)}
+        divided = [
+            {**taken[cls], **group, "rule": cls, "params": own}
+            for cls in (row.cls, row.others)
+            for group in groups
+            if (own := [param for param in group["params"] if (id(param) in targets) == (cls == row.cls)])
+        ]
+        return optgen_optim.create(divided)
+
+
+def _arguments_of(cls: type[Optimizer], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among these that a class takes."""
+    known = inspect.signature(cls).parameters
+    return {key: value for key, value in settings.items() if key in known}
 
 
 def find(name: str) -> Served:
@@ -182,7 +218,7 @@ def decay_groups(model: Module, weight_decay: Any) -> list[dict[str, Any]]:
 def _arguments(name: str, row: Served) -> Arguments:
     import optgen_optim
 
-    return Arguments(f"optimizer({name!r})", optgen_optim.CLASSES[row.cls], row.locked, row.aliases)
+    return Arguments(f"optimizer({name!r})", optgen_optim.CLASSES[row.cls], row.locked, row.aliases, row.only)
 
 
 def _given(
@@ -242,7 +278,8 @@ def _try(cls: type[Optimizer], kwargs: Mapping[str, Any], overrides: Mapping[str
     """Raise what the class raises for these arguments and overrides, before there is a model."""
     import torch
 
-    param = torch.nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))
+    shape = (1,) * (1 if cls.rule.ndim is None else cls.rule.ndim)
+    param = torch.nn.Parameter(torch.zeros(shape, dtype=torch.bfloat16))
     made = cls([param], **kwargs)
     for own in overrides.values():
         made.override(param, **own)

@@ -48,14 +48,17 @@ def make(name: str, model: Any, args: Any, **settings: Any) -> Any:
 def test_every_name_is_served_or_listed_with_a_reason() -> None:
     assert {name for name in NAMES if (name in SERVED) == (name in NOT_SERVED)} == set()
     assert set(NAMES) == SERVED.keys() | NOT_SERVED.keys()  # and nothing is listed that there is not
-    assert all(row.cls in optgen_optim.CLASSES for row in SERVED.values())
+    assert all(cls in optgen_optim.CLASSES for row in SERVED.values() for cls in (row.cls, row.others) if cls)
     for name, reason in NOT_SERVED.items():
         with pytest.raises(NotImplementedError) as caught:
             optimizer(name, arguments())
         assert str(caught.value) == f"optimizer({name!r}) is not served yet: {reason}"
 
 
-@pytest.mark.parametrize("name", SERVED)
+WHOLE = [name for name, row in SERVED.items() if row.others is None]  # test_projected.py has the others
+
+
+@pytest.mark.parametrize("name", WHOLE)
 def test_a_served_name_trains(name: str) -> None:
     """Steps change every parameter; betas, eps and weight decay stand in both groups."""
     model, args = tiny_gpt2(), arguments()
@@ -83,7 +86,7 @@ def test_a_served_name_trains(name: str) -> None:
 # torch_xla and torch_npu are for such devices, torchdistx is in no package registry and built for older torch alone;
 # lomo_optim's optimizers have no step (tests/parity/test_lomo.py compares with what they compute).
 MISSING = ["adamw_torch_xla", "adamw_torch_npu_fused", "adamw_anyprecision", "lomo", "adalomo"]
-PRESENT = [name for name in SERVED if name not in MISSING]
+PRESENT = [name for name in WHOLE if name not in MISSING]
 LIBRARIES = {"bnb": "bitsandbytes", "8bit": "bitsandbytes", "paged": "bitsandbytes", "lion": "bitsandbytes"}
 LIBRARIES |= {"ademamix": "bitsandbytes", "adamw_torch_4bit": "torchao", "adamw_torch_8bit": "torchao"}
 LIBRARIES |= {"grokadamw": "grokadamw", "schedule_free": "schedulefree", "stable_adamw": "optimi"}

@@ -23,6 +23,8 @@ ALL = {"gradient_accumulation_steps": 2, "max_grad_norm": 0.5, "bf16": True, "we
     "eval_steps": STEPS // 4,
 }
 RATES = {"sgd": 0.5, "lion": 3e-3, "schedule_free_sgd": 1.0, "schedule_free_radam": 0.1}  # all others train at 1e-2
+# test_lomo.py and test_projected.py train these.
+ELSEWHERE = {"lomo", "adalomo", *(name for name, row in SERVED.items() if row.others is not None)}
 BRIEF = ["paged_adamw_8bit", "adafactor", "schedule_free_adamw", "adamw_torch_4bit"]
 
 
@@ -75,7 +77,7 @@ def test_a_run_with_weights_of_16_bits_resumes_bit_exactly(tmp_path: Path) -> No
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", sorted(SERVED.keys() - {*BRIEF, "lomo", "adalomo"}))
+@pytest.mark.parametrize("name", sorted(SERVED.keys() - {*BRIEF, *ELSEWHERE}))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_every_run_resumes_bit_exactly(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     check_resumes(name, tmp_path, dtype)

@@ -8,16 +8,15 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
+import setup_venv
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-GROUP = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["test"]
-WANTED = [one for one in map(Requirement, GROUP) if one.marker is None or one.marker.evaluate()]
+WANTED = [one for one in map(Requirement, setup_venv.group("test")) if one.marker is None or one.marker.evaluate()]
 WITHOUT = {canonicalize_name(name) for name in os.environ.get("OPTGEN_TEST_WITHOUT", "").replace(",", " ").split()}
 HINT = "tools/setup_venv.py installs it; OPTGEN_TEST_WITHOUT={name} goes without, and leaves its tests out"
 
@@ -58,12 +57,12 @@ def test_pycuda_is_there() -> None:
 
 
 def test_what_tests_go_without_is_of_the_group() -> None:
-    assert {canonicalize_name(one.name) for one in map(Requirement, GROUP)} >= WITHOUT
+    assert {canonicalize_name(one.name) for one in map(Requirement, setup_venv.group("test"))} >= WITHOUT
 
 
 def test_every_library_of_the_tests_is_pinned() -> None:
     pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[:1].isalpha()]
     pinned = {canonicalize_name(pin.name): str(pin.specifier) for pin in pins}
-    for one in map(Requirement, GROUP):
+    for one in map(Requirement, setup_venv.group("test")):
         assert pinned.get(canonicalize_name(one.name), "").startswith("=="), one.name
         assert one.specifier.contains(pinned[canonicalize_name(one.name)].removeprefix("==")), one.name

@@ -80,7 +80,10 @@ def group(name: str) -> list[str]:
     import tomllib  # which older Pythons lack, and are told so
 
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
-    return [str(requirement) for requirement in groups[name]]
+    found: list[str] = []
+    for requirement in groups[name]:
+        found += group(requirement["include-group"]) if isinstance(requirement, dict) else [requirement]
+    return found
 
 
 def check_compiler(purpose: str) -> str:

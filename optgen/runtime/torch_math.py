@@ -40,6 +40,15 @@ INF = math.inf
 Value = Any
 
 
+def _has_exact_roots() -> bool:
+    """Detects whether torch rounds square roots of the CPU correctly: MKL's do not on processors of AMD."""
+    x = torch.arange(1.0, 65.0, dtype=torch.float32, device="cpu")
+    return torch.equal(torch.sqrt(x), torch.sqrt(x.double()).float())
+
+
+EXACT_ROOTS = _has_exact_roots()
+
+
 def number(value: Value) -> float:
     """A setting as a float; one that is not given is NaN."""
     return NAN if value is None else float(value)
@@ -91,14 +100,16 @@ def power(a: Value, b: Value) -> Value:
 
 def sqrt(x: Value) -> Value:
     """The square root."""
-    if isinstance(x, Tensor):
+    if not isinstance(x, Tensor):
+        return math.sqrt(x) if x >= 0.0 else NAN
+    if EXACT_ROOTS or x.dtype is not torch.float32 or x.device.type != "cpu":
         return torch.sqrt(x)
-    return math.sqrt(x) if x >= 0.0 else NAN
+    return torch.sqrt(x.double()).float()  # float64 has more than twice the digits, so that one rounding decides
 
 
 def rsqrt(x: Value) -> Value:
     """One over the square root."""
-    return 1.0 / torch.sqrt(x) if isinstance(x, Tensor) else divide(1.0, sqrt(x))
+    return 1.0 / sqrt(x) if isinstance(x, Tensor) else divide(1.0, sqrt(x))
 
 
 def exp(x: Value) -> Value:

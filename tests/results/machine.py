@@ -35,9 +35,9 @@ SHAPED = ("block+1", "matrix", "matrices", "long")
 # torch's operations whose results IEEE 754, or arithmetic on whole numbers, decides.
 EXACT = {
     "__lshift__", "__rshift__", "_local_scalar_dense", "_record_function_enter_new", "_record_function_exit",
-    "_reshape_alias", "_to_copy", "_unsafe_view", "abs", "add", "amax", "any", "arange", "bitwise_and",
-    "bitwise_not", "bitwise_or", "bitwise_xor", "bucketize", "clamp", "clone", "constant_pad_nd", "copy_", "detach",
-    "div", "empty", "empty_like", "empty_strided", "eq", "expand", "fill_", "floor", "full", "full_like", "ge",
+    "_reshape_alias", "_to_copy", "_unsafe_view", "abs", "add", "all", "amax", "any", "arange", "bitwise_and",
+    "bitwise_not", "bitwise_or", "bitwise_xor", "bucketize", "cat", "clamp", "clone", "constant_pad_nd", "copy_", "detach",
+    "div", "empty", "empty_like", "empty_strided", "eq", "equal", "expand", "fill_", "floor", "full", "full_like", "ge",
     "gt", "index", "index_put_", "isnan", "le", "lift_fresh", "logical_and", "logical_not", "logical_or", "lt",
     "max", "maximum", "minimum", "mul", "ne", "neg", "new_empty", "new_empty_strided", "new_zeros", "ones",
     "ones_like", "permute", "reciprocal", "rsub", "scalar_tensor", "select", "sign", "slice", "sort", "split",

@@ -36,7 +36,8 @@ SHAPED = ("block+1", "matrix", "matrices", "long")
 EXACT = {
     "__lshift__", "__rshift__", "_local_scalar_dense", "_record_function_enter_new", "_record_function_exit",
     "_reshape_alias", "_to_copy", "_unsafe_view", "abs", "add", "all", "amax", "any", "arange", "bitwise_and",
-    "bitwise_not", "bitwise_or", "bitwise_xor", "bucketize", "cat", "clamp", "clone", "constant_pad_nd", "copy_", "detach",
+    "bitwise_not", "bitwise_or", "bitwise_xor", "bucketize", "cat", "clamp", "clone", "constant_pad_nd", "copy_",
+    "detach",
     "div", "empty", "empty_like", "empty_strided", "eq", "equal", "expand", "fill_", "floor", "full", "full_like", "ge",
     "gt", "index", "index_put_", "isnan", "le", "lift_fresh", "logical_and", "logical_not", "logical_or", "lt",
     "max", "maximum", "minimum", "mul", "ne", "neg", "new_empty", "new_empty_strided", "new_zeros", "ones",

@@ -27,7 +27,7 @@ ARGUMENTS = (
 IN_GROUPS = ("param_names", "overrides", "last_grad_squares")
 STORAGE = frozenset(
     ("block_size", "block_wise", "capturable", "clip_by_last_norm", "codec", "differentiable", "fused_backward",
-     "is_paged", "min_8bit_size", "optim_bits", "rounding", "seed")
+     "is_paged", "matrix_dtype", "matrix_form", "min_8bit_size", "optim_bits", "rounding", "row_blocks", "seed")
 )  # fmt: skip
 """Storage settings that the runtime reads; only `storage` of shared.yaml can declare them."""
 RESERVED = frozenset((*OF_BLOCKS, *CALLED, *ARGUMENTS, *IN_GROUPS))
@@ -48,8 +48,8 @@ ATTRIBUTES = frozenset(
 
 _MODULES = (
     "Any", "Array", "Block", "CLASSES", "ClassVar", "Classes", "CombinedOptimizer", "Flags", "GlobalOptimManager",
-    "Hyperparameter", "Iterable", "Literal", "Mapping", "Module", "Optimizer", "Option", "Partial", "Pass", "RULE",
-    "Refusal", "Rule", "Rules", "Settings", "State", "StoredAnewWarning", "TYPE_CHECKING", "Tensor", "always",
+    "Hyperparameter", "Iterable", "Literal", "Mapping", "Module", "Optimizer", "Option", "ParamsT", "Partial", "Pass", "RULE",
+    "Refusal", "Rule", "Rules", "Settings", "State", "StoredAnewWarning", "TYPE_CHECKING", "Tensor", "abi", "always",
     "annotations", "create", "for_model", "m", "overload", "settings_in", "shared",
 )  # fmt: skip
 OF_CLASSES = frozenset((*_MODULES, *dir(builtins)))

@@ -15,7 +15,7 @@ import optgen
 from runtime.several.models import make_model, train
 
 ROOT = Path(__file__).parents[3]
-MUON = ROOT / "tests" / "matrices" / "specs" / "muon.yaml"
+MUON = ROOT / "specs" / "muon.yaml"
 LAYERS = [f"layers.{i}.weight" for i in range(3)]
 
 

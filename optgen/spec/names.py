@@ -48,9 +48,9 @@ ATTRIBUTES = frozenset(
 
 _MODULES = (
     "Any", "Array", "Block", "CLASSES", "ClassVar", "Classes", "CombinedOptimizer", "Flags", "GlobalOptimManager",
-    "Hyperparameter", "Iterable", "Literal", "Mapping", "Module", "Optimizer", "Option", "ParamsT", "Partial", "Pass", "RULE",
-    "Refusal", "Rule", "Rules", "Settings", "State", "StoredAnewWarning", "TYPE_CHECKING", "Tensor", "abi", "always",
-    "annotations", "create", "for_model", "m", "overload", "settings_in", "shared",
+    "Hyperparameter", "Iterable", "Literal", "Mapping", "Module", "Optimizer", "Option", "ParamsT", "Partial", "Pass",
+    "RULE", "Refusal", "Rule", "Rules", "Settings", "State", "StoredAnewWarning", "TYPE_CHECKING", "Tensor", "abi",
+    "always", "annotations", "create", "for_model", "m", "overload", "settings_in", "shared",
 )  # fmt: skip
 OF_CLASSES = frozenset((*_MODULES, *dir(builtins)))
 """Names in generated modules, and those of Python that they may use; no class can have them."""

@@ -257,13 +257,13 @@ EACH_STAGE = (
 def test_elements_of_the_torch_target_stay_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A number of a tensor, which is float64, makes no float64 of the elements that it meets."""
     stored: set[torch.dtype] = set()
-    store = TorchEngine._store
+    take = TorchEngine.stored
 
-    def look(self: TorchEngine, view: View, results: dict[str, Any]) -> None:
+    def look(self: TorchEngine, view: View, results: dict[str, Any]) -> list[tuple[str, torch.Tensor]]:
         stored.update(x.dtype for x in results.values() if isinstance(x, torch.Tensor) and x.numel() > 1)
-        store(self, view, results)
+        return take(self, view, results)
 
-    monkeypatch.setattr(TorchEngine, "_store", look)
+    monkeypatch.setattr(TorchEngine, "stored", look)
     own = accepted(name)
     for stage in EACH_STAGE:
         settings = {key: value for key, value in stage.items() if key in own}

@@ -108,7 +108,7 @@ def test_the_table_is_the_package() -> None:
         if isinstance(getattr(optgen_optim, name), type)
         and issubclass(getattr(optgen_optim, name), torch.optim.Optimizer)
     }
-    assert exported == set(rows())
+    assert exported - {"CombinedOptimizer"} == set(rows())  # that joins several rules and is none
 
 
 def test_every_axis_of_a_class_is_an_argument_of_it() -> None:

@@ -272,9 +272,15 @@ class ClassInfo:
         passes = tuple(
             PassInfo(
                 name=item.name,
-                reads=tuple(a.input.name for a in item.reads if a.live.holds(self.setting.guards)),
-                writes=tuple(w.input.name for w in item.writes if w.live.holds(self.setting.guards)),
-                reduces=tuple(r.name for r in item.reductions if r.live.holds(self.setting.guards)),
+                reads=(
+                    *(a.input.name for a in item.reads if a.live.holds(self.setting.guards)),
+                    *(one.name for one in item.matrices if one.live.holds(self.setting.guards)),
+                ),
+                writes=(
+                    *(w.input.name for w in item.writes if w.live.holds(self.setting.guards)),
+                    *(r.name for r in item.reductions if r.is_matrix and r.live.holds(self.setting.guards)),
+                ),
+                reduces=tuple(r.name for r in item.reductions if not r.is_matrix and r.live.holds(self.setting.guards)),
                 bytes=pass_bytes(item, self.setting),
             )
             for item in step.live_passes(self.setting.guards)

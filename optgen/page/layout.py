@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from optgen.codecs import PARAMETER_CODECS
 from optgen.explanation import ClassInfo
-from optgen.ir.nodes import Input, Kind
-from optgen.schedule.traffic import Setting, element_bytes, scale_bytes
+from optgen.ir.nodes import Input, Kind, Reduce
+from optgen.schedule.traffic import MATRIX_BYTES, Setting, element_bytes, scale_bytes
 
 ORDER = {"param": 0, "grad": 1}
 UNITS = {
@@ -63,6 +63,7 @@ def layout_of(info: ClassInfo) -> Layout:
     """The passes of a class under its defaults, for large float32 matrices."""
     setting, plan = info.setting, info.plans["step"]
     inputs: dict[str, Input] = {}
+    scratch: dict[str, None] = {}  # elements that functions of matrices take, and leave in their place
     passes = []
     for item in plan.live_passes(setting.guards):
         read = [a.input for a in item.reads if a.live.holds(setting.guards)]
@@ -72,16 +73,21 @@ def layout_of(info: ClassInfo) -> Layout:
         writes = {one.name: element_bytes(one, setting) for one in written}
         for one in written:
             writes[one.name] += 0.0 if one.name in reads else scale_bytes(one, setting)
-        makes = tuple((r.name, UNITS[r.reduce.over]) for r in item.reductions if r.live.holds(setting.guards))
+        reads |= {one.name: MATRIX_BYTES for one in item.matrices if one.live.holds(setting.guards)}
+        made = [one for one in item.reductions if one.live.holds(setting.guards)]
+        writes |= {one.name: MATRIX_BYTES for one in made if one.is_matrix}
+        scratch |= {name: None for name in (*reads, *writes) if name not in inputs}
+        makes = tuple((one.name, UNITS[one.reduce.over]) for one in made if isinstance(one.reduce, Reduce))
         passes.append(Pass(item.name, reads, writes, makes))
     declared = list(info.whole_rule.inputs)
     named = sorted(inputs.values(), key=lambda one: (ORDER.get(one.role, 2), declared.index(one.name)))
-    order = [one.name for one in named]
+    order = [*(one.name for one in named), *scratch]
     passes = [replace(one, reads=_sorted(one.reads, order), writes=_sorted(one.writes, order)) for one in passes]
-    lanes = tuple(Lane(one.name, stored(one, setting), kept_bytes(one, setting)) for one in named)
+    lanes = [Lane(one.name, stored(one, setting), kept_bytes(one, setting)) for one in named]
+    lanes += [Lane(name, "fp32 between passes", MATRIX_BYTES) for name in scratch]
     commits = (*plan.commits, *plan.host_commits)
     after = tuple(w.input.name for w in commits if w.live.holds(setting.guards))
-    return Layout(lanes, tuple(passes), after)
+    return Layout(tuple(lanes), tuple(passes), after)
 
 
 def _sorted(sizes: dict[str, float], order: Sequence[str]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element
 import pytest
 from support.compiling import stock_package
 
+from optgen.operations import MATRIX_FUNCTIONS, OF_STAGES
 from optgen.page.equations import function_lines, lines
 from optgen.page.mathml import Printer
 from optgen.page.symbols import symbols
@@ -45,7 +46,8 @@ class Reader:
             case "msub" if (parts[0].text, parts[1].text) in self.names or parts[1].tag == "mn":
                 return self.name(parts[0].text or "", parts[1].text or "")
             case "msub":
-                return f"{self.read(parts[0])}_{parts[1].text}"
+                word, bracket, rest = self.read(parts[0]).partition("(")
+                return f"{word}_{parts[1].text}{bracket}{rest}"
             case "msup" if parts[0].text == "e":
                 return f"exp({self.read(parts[1])})"
             case "msup":
@@ -91,12 +93,17 @@ CALLS: dict[str, Any] = {
     "floor": math.floor,
 }
 UNARY = {"log": "ln", "sign": "sgn", "rounded": "round", "isfinite": "finite"}
+OF_MATRICES = sorted({*OF_STAGES, *MATRIX_FUNCTIONS} - set(CALLS) - {*UNARY, "sum", "mean", "rms", "norm"})
 REDUCED = ("sum", "mean", "rms", "norm")
 
 
 def environment(names: set[str], functions: Sequence[str], seed: int) -> dict[str, Any]:
     drawn = random.Random(seed)
     found: dict[str, Any] = CALLS | {name: function(0.4 + 0.05 * k) for k, name in enumerate(functions)}
+    for number, name in enumerate(OF_MATRICES):
+        found[name] = function(0.2 + 0.03 * number)
+    for name, iteration in MATRIX_FUNCTIONS.items():  # the page has one word for all iterations to the same matrix
+        found[name] = found[iteration.page] = lambda x, *settings: function(0.15)(x)
     for source, shown in UNARY.items():
         found[source] = found[shown] = function(0.3 + 0.01 * len(source))
     for number, name in enumerate(REDUCED):
@@ -106,10 +113,10 @@ def environment(names: set[str], functions: Sequence[str], seed: int) -> dict[st
             return float(plain(x, over=over))
 
         found[name] = reduced
-        for over in ("matrix", "all", "group"):
+        for over in ("matrix", "all", "group", "row", "col"):
             found[f"{name}_{over}"] = lambda x, over=over, plain=plain: plain(x, over=over)
         for side, said in (("row", "row"), ("col", "column")):
-            found[f"{side}_{name}"] = found[f"{name}_{said}"] = function(1.7 + 0.1 * number + 0.05 * len(side))
+            found[f"{side}_{name}"] = found[f"{name}_{said}"] = found[f"{name}_{side}"]
     for name in sorted(names):
         number = drawn.uniform(0.1, 0.9)
         found[name] = Both(number, found[name]) if name in found else number

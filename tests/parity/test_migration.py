@@ -54,6 +54,26 @@ ELSEWHERE = {  # rows that other tests show: their files, and what they are call
         ),
         ("parity/test_drop_in.py", "test_every_public_name_is_there_or_on_the_page"),
     ),
+    "`torch.optim.Muon(params, lr, weight_decay, momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn)`": (
+        "matrices/test_muon.py",
+        "test_is_torchs_rule",
+    ),
+    "muon-optimizer and the file of K. Jordan: `Muon(params, lr=0.02, weight_decay=0, momentum=0.95)`": (
+        "matrices/test_muon.py",
+        "test_what_has_no_gradient_stays",
+    ),
+    "`MuonWithAuxAdam(groups)`, `use_muon` in groups": (
+        "runtime/several/test_models.py",
+        "test_muon_trains_beside_another_rule",
+    ),
+    **dict.fromkeys(
+        (
+            "Moonshot's, `moonlight`",
+            "dion's `Muon`: `adjust_lr=\"rms_norm\"`, `\"spectral_norm\"`; `flatten`, `num_heads`",
+            "timm's `Muon`: `adjust_lr_fn=\"rms_to_rms\"`, `algo=\"adamuon\"`, quintic coefficients",
+        ),
+        ("matrices/test_muon.py", "test_iterations_and_scales"),
+    ),
     "Ctrl-C in the middle of a step": (
         "runtime/step/test_interrupts.py",
         "test_a_step_is_finished_wherever_it_is_interrupted",
@@ -74,9 +94,10 @@ def row(label: str) -> Callable[[Callable[[], None]], None]:
 
 
 def rows_of_the_page() -> list[str]:
-    """The first cells of all tables but that of arguments, which is for test_anchors.py."""
-    before, arguments = TEXT.split("\n## Arguments that differ\n")
-    lines = [line for line in (before + "\n## " + arguments.split("\n## ", 1)[1]).split("\n") if line.startswith("|")]
+    """The first cells of all tables but those that are for others: test_anchors.py, settings/test_keywords.py."""
+    parts = TEXT.split("\n## ")
+    shown = [part for part in parts if not part.startswith(("Arguments that differ\n", "Keywords of other libraries\n"))]
+    lines = [line for part in shown for line in part.split("\n") if line.startswith("|")]
     cells = [re.split(r"\s+\|\s+", line.strip("| "))[0] for line in lines]
     heads = {cells[i - 1] for i, line in enumerate(lines) if set(line) <= {"|", "-"}}
     return [cell for cell, line in zip(cells, lines, strict=True) if cell not in heads and not set(line) <= {"|", "-"}]
@@ -485,4 +506,4 @@ def test_the_lines_at_its_head(library: Any, tmp_path: Path, monkeypatch: pytest
 
 def test_its_other_lines() -> None:
     blocks = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-    exec(blocks[1], {"model": nn.Linear(64, 64), "optim": optim, "bitsandbytes": bnb})
+    exec(blocks[-1], {"model": nn.Linear(64, 64), "optim": optim, "bitsandbytes": bnb})

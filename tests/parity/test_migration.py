@@ -69,8 +69,8 @@ ELSEWHERE = {  # rows that other tests show: their files, and what they are call
     **dict.fromkeys(
         (
             "Moonshot's, `moonlight`",
-            "dion's `Muon`: `adjust_lr=\"rms_norm\"`, `\"spectral_norm\"`; `flatten`, `num_heads`",
-            "timm's `Muon`: `adjust_lr_fn=\"rms_to_rms\"`, `algo=\"adamuon\"`, quintic coefficients",
+            'dion\'s `Muon`: `adjust_lr="rms_norm"`, `"spectral_norm"`; `flatten`, `num_heads`',
+            'timm\'s `Muon`: `adjust_lr_fn="rms_to_rms"`, `algo="adamuon"`, quintic coefficients',
         ),
         ("matrices/test_muon.py", "test_iterations_and_scales"),
     ),
@@ -96,7 +96,9 @@ def row(label: str) -> Callable[[Callable[[], None]], None]:
 def rows_of_the_page() -> list[str]:
     """The first cells of all tables but those that are for others: test_anchors.py, settings/test_keywords.py."""
     parts = TEXT.split("\n## ")
-    shown = [part for part in parts if not part.startswith(("Arguments that differ\n", "Keywords of other libraries\n"))]
+    shown = [
+        part for part in parts if not part.startswith(("Arguments that differ\n", "Keywords of other libraries\n"))
+    ]
     lines = [line for part in shown for line in part.split("\n") if line.startswith("|")]
     cells = [re.split(r"\s+\|\s+", line.strip("| "))[0] for line in lines]
     heads = {cells[i - 1] for i, line in enumerate(lines) if set(line) <= {"|", "-"}}

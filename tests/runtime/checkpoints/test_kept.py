@@ -14,10 +14,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from optgen_optim import StoredAnewWarning
+from results.training import LATER
 
 from optgen.runtime.settings.storage import asked_codec
 from optgen.runtime.states.torch_codecs import decode, encode
-from results.training import LATER
 from runtime.checkpoints.kept import (
     CASES,
     DIVIDED,

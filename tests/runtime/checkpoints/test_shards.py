@@ -82,7 +82,7 @@ def test_any_part_of_what_others_had(case: str, part: str, saved: tuple[dict[str
     for number, shape in enumerate(DIVIDED):
         shard = parts(shape)[part]
         own = torch.empty(shard.own)
-        place = Place(number, own, own, shard, FP32)
+        place = Place(number, own, own, shard, FP32, {}, own.shape)
         entry, wrong = read_entry(AdamW.rule, "", own, own_form(AdamW.rule, place, found[case][str(number)], {}), {})
         assert wrong == []
         for name, whole in values[case][number].items():
@@ -123,7 +123,7 @@ def test_what_is_no_part_of_the_parameter_is_refused(saved: tuple[dict[str, Any]
     found, _ = saved
     shape = torch.Size(DIVIDED[0])
     own = torch.empty(shape)
-    place = Place(0, own, own, parts(tuple(shape))["rows"], FP32)
+    place = Place(0, own, own, parts(tuple(shape))["rows"], FP32, {}, shape)
     for case, changes, message in (
         (
             "rows-int8",

@@ -101,10 +101,10 @@ def entries(only: Sequence[str] = (), bits: Sequence[int] = BITS) -> list[Entry]
     for members in groups.values():
         info, choice = members[0]
         stored = info.stored_in(choice)
-        inputs = stored.whole_rule.inputs
-        kept = [n for n in stored.setting.codecs if inputs[n].exists.holds(stored.setting.guards)]
+        own = stored.whole_rule.state_inputs  # matrices of shapes of their own among them
         alike = [other.name + ("" if c == other.bits else f" in {c} bits") for other, c in members[1:]]
         own_target = info.spec.entry.target is not None
+        kept = [n for n in stored.setting.codecs if own[n].exists.holds(stored.setting.guards)]
         figures = (len(kept), stored.passes, stored.traffic, own_target)
         found.append(Entry(info.rule, info.name, choice, tuple(alike), *figures))
     return found

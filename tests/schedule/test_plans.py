@@ -11,7 +11,7 @@ from support.plan_settings import MOST, SUMS_OVER_ALL, settings
 
 from optgen.explanation import ClassInfo
 from optgen.ir.formula import TRUE
-from optgen.ir.nodes import Expr, Kind, Program, Reduce, Ref, Select, children, refs
+from optgen.ir.nodes import Expr, Kind, MatrixCall, Program, Reduce, Ref, Select, children, refs
 from optgen.passes.drop_unused import drop_unused
 from optgen.schedule.plan import Plan
 from optgen.schedule.planner import plan
@@ -121,6 +121,8 @@ def specialised(program: Program, truth: Mapping[str, bool]) -> Program:
         parts = tuple(without(child) for child in children(expr))
         if isinstance(expr, Reduce):
             return replace(expr, x=parts[0])
+        if isinstance(expr, MatrixCall):
+            return replace(expr, x=parts[0], settings=parts[1:])
         return replace(expr, args=parts) if parts else expr  # type: ignore[call-arg]
 
     outputs = {n: without(v) for n, v in program.outputs.items() if program.writes[n].holds(truth)}

@@ -80,10 +80,10 @@ def matrices(t: View, grad: Any) -> Results:
     if f.every_update_proj_gap_at_1 or not f.update_proj_gap_not_1:
         if f.proj_is_random:
             basis = t.normal_matrix(
-                t.size_of_rank, t.size_of_short, m.floor(m.divide(t.step - 1.0, v.update_proj_gap)), grad
-            ) / m.sqrt(t.size_of_rank)
+                t.size_of("rank"), t.size_of("short"), m.floor(m.divide(t.step - 1.0, v.update_proj_gap)), grad
+            ) / m.sqrt(t.size_of("rank"))
         else:
-            basis = m.svd_basis(m.tall(grad), t.size_of_rank)
+            basis = m.svd_basis(m.tall(grad), t.size_of("rank"))
     projected = m.tall(grad) @ m.transpose(basis)
     exp_avg = v.beta1 * s.exp_avg + (1.0 - v.beta1) * projected
     exp_avg_sq = v.beta2 * s.exp_avg_sq + (1.0 - v.beta2) * projected * projected

@@ -77,7 +77,7 @@ def matrices(t: View, grad: Any) -> Results:
     f, v, s = t.flags, t.settings_now, t.states
     right = s.right
     if f.first_step:
-        right = t.normal_matrix(t.size_of_short, t.size_of_rank, 0.0, grad)
+        right = t.normal_matrix(t.size_of("short"), t.size_of("rank"), 0.0, grad)
     momentum = s.momentum + m.tall(grad)
     moved = m.norm_over(momentum, "tensor") > 0.0
     left_value = m.where(moved, m.qr(momentum @ right), 0.0)

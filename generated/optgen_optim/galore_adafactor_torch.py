@@ -76,7 +76,7 @@ def matrices(t: View, grad: Any) -> Results:
     f, v, s = t.flags, t.settings_now, t.states
     basis = s.basis
     if f.every_update_proj_gap_at_1 or not f.update_proj_gap_not_1:
-        basis = m.svd_basis(m.tall(grad), t.size_of_rank)
+        basis = m.svd_basis(m.tall(grad), t.size_of("rank"))
     projected = m.tall(grad) @ m.transpose(basis)
     decay = 1.0 - m.power(t.step, v.decay_rate)
     squared = projected * projected + v.eps1

@@ -77,7 +77,7 @@ def matrices(t: View, grad: Any) -> Results:
     f, v, s = t.flags, t.settings_now, t.states
     basis = s.basis
     if f.every_update_proj_gap_at_1 or not f.update_proj_gap_not_1:
-        basis = m.svd_basis(m.tall(grad), t.size_of_rank)
+        basis = m.svd_basis(m.tall(grad), t.size_of("rank"))
     projected = m.tall(grad) @ m.transpose(basis)
     exp_avg = v.beta1 * s.exp_avg + (1.0 - v.beta1) * projected
     exp_avg_sq = v.beta2 * s.exp_avg_sq + (1.0 - v.beta2) * projected * projected

@@ -31,7 +31,8 @@ def _flags(o: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset
 
 def _on_step(o: Settings, step: int) -> dict[str, bool]:
     return {
-        "every_precondition_frequency": o["capturable"] or m.remainder(step, m.number(o["precondition_frequency"])) == 0,
+        "every_precondition_frequency": o["capturable"]
+        or m.remainder(step, m.number(o["precondition_frequency"])) == 0,
     }
 
 

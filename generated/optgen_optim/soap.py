@@ -33,7 +33,8 @@ def _flags(o: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset
 def _on_step(o: Settings, step: int) -> dict[str, bool]:
     return {
         "first_step": o["capturable"] or step == 1,
-        "every_precondition_frequency_at_1": o["capturable"] or m.remainder(step, m.number(o["precondition_frequency"])) == 1,
+        "every_precondition_frequency_at_1": o["capturable"]
+        or m.remainder(step, m.number(o["precondition_frequency"])) == 1,
     }
 
 

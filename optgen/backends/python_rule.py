@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optgen.backends.code import Brackets, Code, Labelled, call, flat, names_in, prefixed
+from optgen.backends.code import Brackets, Code, Labelled, call, flat, joined, names_in, prefixed
 from optgen.backends.layout import python_code
 from optgen.backends.py_printer import PyPrinter, py_number
 from optgen.backends.python_blocks import live_code
@@ -158,17 +158,17 @@ def flag_texts(rule: WholeRule) -> dict[str, str]:
     return {name: _flag(rule, guard) for name, guard in rule.guards.guards.items() if guard.about != "step"}
 
 
-def on_step_texts(rule: WholeRule) -> dict[str, str]:
+def on_step_texts(rule: WholeRule) -> dict[str, Code]:
     """The value of every flag that depends on the number of the step, by name."""
     read = readers(rule.hypers, rule.options, rule.storage)
-    result = {}
+    result: dict[str, Code] = {}
     for name, guard in rule.guards.guards.items():
         if guard.about == "step":
             # A number that is out of range is refused later.
             own = f"m.remainder(step, m.number({read[guard.subject]}))" if guard.subject in rule.hypers else ""
             number = "step" if guard.subject == FIRST else own or f"step % {guard.subject}"
             holds = f"{number} == {guard.value}"
-            result[name] = f"{read[RECORDED]} or {holds}" if RECORDED in rule.storage else holds
+            result[name] = joined("or", [read[RECORDED], holds]) if RECORDED in rule.storage else holds
     return result
 
 
@@ -190,9 +190,10 @@ def _flag(rule: WholeRule, guard: Guard) -> str:
     return f'"{guard.subject}" in tensorwise'
 
 
-def flag_lines(flags: Mapping[str, str]) -> list[str]:
+def flag_lines(flags: Mapping[str, Code]) -> list[str]:
     """A function's statement that returns flags."""
-    return python_code(Brackets("return {", tuple(f'"{name}": {text}' for name, text in flags.items()), "}"), 4)
+    entries = tuple(prefixed(f'"{name}": ', code) for name, code in flags.items())
+    return python_code(Brackets("return {", entries, "}"), 4)
 
 
 # Refusals

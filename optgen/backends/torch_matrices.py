@@ -95,7 +95,8 @@ def _text(program: Program, name: str) -> str:
         case "grad":
             return "grad"
         case "param" | "step" | "fact":
-            return f"t.{name}"
+            dimension = name.removeprefix("size_of_")
+            return f"t.{name}" if dimension == name else f't.size_of("{dimension}")'
         case "state":
             return f"s.{name}"
     return f"v.{py_name(name)}"

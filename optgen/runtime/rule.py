@@ -277,12 +277,6 @@ class Rule:
         return tuple(s for s in self.states.values() if s.kind == "shaped")
 
     @cached_property
-    def matrix_dims(self) -> tuple[str, ...]:
-        """The dimensions that a step on matrices may ask for the size of."""
-        own = (dim for state in self.matrix_states for dim in state.dims)
-        return tuple(dict.fromkeys(("long", "short", *own))) if self.matrix_states else ()
-
-    @cached_property
     def coded_states(self) -> tuple[State, ...]:
         """States that have codecs: those with a number per element, then matrices of their own dimensions."""
         return (*self.element_states, *self.matrix_states)

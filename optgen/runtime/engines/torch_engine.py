@@ -66,10 +66,12 @@ class View:
         layout = member.layout()
         for name, size in sizes_of(member.shape).items():
             setattr(self, name, float(size))
-        for name in rule.matrix_dims:
-            setattr(self, f"size_of_{name}", *matrix_sizes((name,), member.shape, member.settings))
         self.settings_now: Any = None
         self.matrices, self.rows, self.cols = float(layout.matrices), float(layout.rows), float(layout.cols)
+
+    def size_of(self, dimension: str) -> float:
+        """The size of a dimension of the rule's matrices."""
+        return matrix_sizes((dimension,), self.member.shape, self.member.settings)[0]
 
     def ends(self, **sums: Any) -> bool:
         """Take sums; tell whether they were the last of the pass."""

@@ -144,7 +144,7 @@ def test_one_that_writes_nothing_is_an_error(folder: Path, kernel: Path, fake: N
 
 def test_what_is_no_cubin_is_refused(folder: Path, kernel: Path, fake: Nvcc) -> None:
     script(Path(fake.path), 'while [ $# -gt 0 ]; do [ "$1" = -o ] && out="$2"; shift; done; echo text > "$out"')
-    with pytest.raises(CompileError, match=f"Is {fake.path} an nvcc"):
+    with pytest.raises(CompileError, match=f"Is {fake.path} a compiler of CUDA"):
         cubin(kernel, {}, "sm_90", fake)
 
 
@@ -154,7 +154,7 @@ def test_an_architecture_that_it_cannot_build(folder: Path, kernel: Path, fake: 
         cubin(kernel, {}, "sm_120", fake)
     said = str(caught.value)
     assert f"{fake.path} of CUDA 13.0 cannot build it: it builds for sm_75, sm_80, sm_86, sm_87, sm_90" in said
-    assert "pip install nvidia-cuda-nvcc" in said
+    assert "pip install nvidia-cuda-nvrtc" in said
     assert "optgen build --arch sm_120" in said
     assert log.read_text(encoding="utf-8") == before
 
@@ -291,9 +291,9 @@ def test_what_is_stored_nowhere_needs_nvcc(
     with pytest.raises(CompileError) as caught:
         cubin(kernel, {}, "sm_90", None)
     said = str(caught.value)
-    assert f"no kernel of {kernel} for sm_90 is stored, and there is no nvcc to build it" in said
+    assert f"no kernel of {kernel} for sm_90 is stored, and there is no nvcc or NVRTC to build it" in said
     assert "absent-nvcc: not found" in said
-    assert "pip install nvidia-cuda-nvcc" in said
+    assert "pip install nvidia-cuda-nvrtc" in said
     assert "`optgen build --arch sm_90`" in said
 
 

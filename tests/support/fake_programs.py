@@ -57,5 +57,5 @@ def runs(log: Path, word: str) -> int:
 
 
 def no_nvcc(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Let this process find no nvcc."""
+    """Let this process find neither an nvcc nor NVRTC, which is not looked for where a program is asked for."""
     monkeypatch.setenv("OPTGEN_NVCC", os.fspath(folder / "absent-nvcc"))

@@ -78,7 +78,7 @@ def test_a_kernel_that_cannot_be_built_leaves_the_step_to_torch_unless_captured(
     monkeypatch.setattr(cuda_factory, "CudaEngine", fails)
     bucketed = []
 
-    def choose(name: str, device: torch.device, wanted: str | None) -> str:
+    def choose(name: str, device: torch.device, wanted: str | None, dtype: torch.dtype) -> str:
         bucketed.append(wanted)
         return "cuda"
 

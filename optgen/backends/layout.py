@@ -221,4 +221,4 @@ def import_order(name: str) -> tuple[int, list[tuple[int, str]]]:
     """Sort key of an imported name: constants, classes, functions, each by its words and numbers."""
     rank = 0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2
     parts = re.findall(r"(\d+)|(\D+)", name)
-    return rank, [(int(number) if number else -1, word) for number, word in parts]
+    return rank, [(int(number) if number else -1, word.lower()) for number, word in parts]

@@ -295,6 +295,7 @@ class Optimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         if "differentiable" not in self.rule.storage:  # torch adds it, which would make it a setting
             self.defaults.pop("differentiable", None)
+        self.defaults.update(self._policy.added_since(type(self), self.defaults))
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)

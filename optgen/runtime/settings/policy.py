@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,6 +68,20 @@ class Policy:
         self.refuse(settings)
         check_storage(self.name, self.rule, settings)
         return settings
+
+    def added_since(self, cls: type, defaults: Settings) -> dict[str, Any]:
+        """Settings that the class has been given since an optimizer with these defaults was pickled, by their own.
+
+        Args:
+            cls: The optimizer's class, whose constructors say the defaults.
+        """
+        known = {*self.rule.hypers, *self.rule.options, *self.rule.storage, "target"}
+        added = {key: value for key, value in self.fixed.items() if key not in defaults}
+        for owner in cls.__mro__:
+            for key, parameter in inspect.signature(owner.__init__).parameters.items():  # type: ignore[misc]
+                if key in known and key not in defaults and parameter.default is not parameter.empty:
+                    added.setdefault(key, parameter.default)
+        return checked(self.name, self.rule, added)
 
     def stored(self, bits: int | None, paged: bool, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Settings with what `bits` and `paged` stand for in this class.

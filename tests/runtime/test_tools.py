@@ -96,7 +96,10 @@ def test_a_copy_has_an_lr_of_its_own(how: str, target: str) -> None:
 # Gradient scalers
 
 
-@every_class
+WITHIN_BACKWARD = {name for name in rows() if getattr(optimizer_class(name), "fixed", {}).get("fused_backward", False)}
+
+
+@pytest.mark.parametrize("name", sorted(rows().keys() - WITHIN_BACKWARD))
 def test_a_scaler_changes_nothing(name: str) -> None:
     """By a power of two, bit for bit; and a step that it skips leaves all as it was."""
     results = []
@@ -121,6 +124,19 @@ def test_a_scaler_changes_nothing(name: str) -> None:
                 assert same(snapshot(opt, params), before)
         results.append(snapshot(opt, params))
     assert same(*results)
+
+
+@pytest.mark.parametrize("name", sorted(WITHIN_BACKWARD))
+def test_classes_that_step_within_backward_refuse_a_scaler(name: str) -> None:
+    params = make_params(of=name)
+    opt = build(name, params)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    scaler.scale(torch.zeros(()))
+    set_grads(params, 1)
+    before = snapshot(opt, params)
+    with pytest.raises(RuntimeError, match=rf"{name}: fused_backward=True does not go with torch\.amp\.GradScaler"):
+        scaler.step(opt)
+    assert same(snapshot(opt, params), before)
 
 
 # Hooks

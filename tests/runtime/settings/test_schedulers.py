@@ -115,7 +115,8 @@ def test_each_sets_what_it_sets_for_torch_and_steps_take_it(name: str, scheduler
     mine = opt.param_groups[0]
     if "betas" in mine:
         betas = build(name, make_params(of=name)).param_groups[0]["betas"]
-        theirs: torch.optim.Optimizer = torch.optim.Adam(make_params(), lr=LR, betas=betas[:2])
+        theirs: torch.optim.Optimizer = torch.optim.Adam(make_params(), lr=LR)
+        theirs.param_groups[0]["betas"] = betas[:2]  # its constructor refuses 1, which some rules take
     else:
         momentum = build(name, make_params(of=name)).param_groups[0].get("momentum", 0.0)
         theirs = torch.optim.SGD(make_params(), lr=LR, momentum=momentum)

@@ -19,6 +19,7 @@ from support.plan_settings import SUMS_OVER_ALL, settings
 
 from optgen.compiler import PlannedRule
 from optgen.explanation import ClassInfo
+from optgen.ir.guards import FIRST
 from optgen.schedule.traffic import traffic
 
 DECLARED = {**rows(), **{name: row for path in TESTED for name, row in load_spec(path).items()}}
@@ -57,11 +58,13 @@ def bound(planned: PlannedRule, truth: Mapping[str, bool], codecs: Mapping[str, 
 
 
 def kinds_of_steps(info: ClassInfo) -> Iterator[dict[str, bool]]:
-    """The conditions on the number of a step, for each step until they are as they were."""
-    asked = [guard for guard in info.whole_rule.guards.guards.values() if guard.about == "step"]
+    """The conditions on the number of a step, for each step until they are as they were; but for those on the first."""
+    of_steps = [guard for guard in info.whole_rule.guards.guards.values() if guard.about == "step"]
+    first = {guard.name: False for guard in of_steps if guard.subject == FIRST}
+    asked = [guard for guard in of_steps if guard.name not in first]
     periods = [int(g.subject) if g.subject.isdecimal() else DECLARED[info.name].default(g.subject) for g in asked]
     for number in range(1, math.lcm(*periods) + 1):
-        yield {g.name: number % period == g.value for g, period in zip(asked, periods, strict=True)}
+        yield first | {g.name: number % period == g.value for g, period in zip(asked, periods, strict=True)}
 
 
 def test_these_are_all_classes() -> None:

@@ -136,7 +136,7 @@ def _sorts(code: Assignments) -> Iterator[str]:
 
 
 def _wrong_operands(call: Call, sorts: dict[str, Sort]) -> Iterator[str]:
-    wanted: dict[Sort, Sort] = {"elements": "number", "tensor": "number"}
+    wanted: dict[Sort, Sort] = dict.fromkeys(("elements", "tensor", "matrix", "dimension"), "number")
     for (_, takes), arg in zip(OPERATIONS[call.op].takes, call.args, strict=False):
         sort = _sort(arg, sorts)
         if takes != "value" and sort is not None and sort != wanted.get(takes, takes):

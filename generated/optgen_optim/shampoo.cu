@@ -7,7 +7,7 @@ namespace {
 
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
 using KernelBooks = Books<>;
-constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec>;
+constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, float>;
 
 namespace step {
 

@@ -15,7 +15,7 @@ from optgen.backends.c_names import codec_type, element_states
 from optgen.backends.c_printer import c_member, c_name
 from optgen.backends.code import Brackets, Code, Labelled, Operand, both, call, choice
 from optgen.backends.layout import c_code, c_lines
-from optgen.ir.nodes import Kind
+from optgen.ir.nodes import Kind, MatrixCall
 from optgen.ir.rule import WholeRule
 from optgen.schedule.plan import Plan
 from optgen.schedule.sums import ElementSum
@@ -30,11 +30,13 @@ class CudaBackend:
     def render(self, rule: WholeRule, plans: Mapping[str, Plan]) -> Rendering:
         """One .cu file a rule."""
         codecs = [codec_type(name) for name in element_states(rule)]
+        lets = (let for plan in plans.values() for let in plan.program.lets)
+        results = ["float"] if any(isinstance(let.expr, MatrixCall) for let in lets) else []
         context = {
             "rule": rule.name,
             "books": c_code(Brackets("using KernelBooks = Books<", tuple(codecs), ">"), 0),
             "occupancy": c_code(
-                Brackets("constexpr int BLOCKS = blocks_with<", ("ParamCodec", "GradCodec", *codecs), ">"), 0
+                Brackets("constexpr int BLOCKS = blocks_with<", ("ParamCodec", "GradCodec", *codecs, *results), ">"), 0
             ),
             "blocks": [CudaWalk(block_text(rule, name, plan)).context() for name, plan in plans.items()],
         }

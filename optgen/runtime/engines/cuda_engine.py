@@ -35,7 +35,8 @@ from optgen.runtime.states.store import Placement
 def stored_tensors(rule: Rule, bucket: Bucket) -> int:
     """Number of a parameter's tensors that a kernel reads; mirrored in cuda.h of templates/include/optgen."""
     beside = bool(PARAMETER_CODECS[bucket.rounding].compensation)
-    return 2 + beside + sum(state.exists(bucket.flags) for state in rule.element_states)
+    result = any(block.matrices for block in rule.blocks.values())  # of functions of matrices, one at a time
+    return 2 + beside + result + sum(state.exists(bucket.flags) for state in rule.element_states)
 
 
 class CudaEngine(KernelEngine):

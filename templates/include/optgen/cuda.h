@@ -20,8 +20,8 @@ namespace optgen {
 constexpr int THREADS = 256;  // of a block, mirrored in optgen/runtime/cuda/cuda_device.py
 constexpr int WARPS = THREADS / WARP;
 
-// Blocks of a multiprocessor, which their registers must leave room for: a lane keeps eight elements of each tensor,
-// and of what lies beside a parameter. Mirrored likewise.
+// Blocks of a multiprocessor, which their registers must leave room for: a lane keeps eight elements of each tensor, of
+// what lies beside a parameter, and (float) of the result of a function of matrices. Mirrored likewise.
 template <class Codec> constexpr int tensors_of = 1;
 template <> constexpr int tensors_of<Absent> = 0;
 template <class T> constexpr int tensors_of<Kahan<T>> = 2;

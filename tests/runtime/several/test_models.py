@@ -88,7 +88,9 @@ def test_a_rule_that_takes_matrices_alone(package: Any, capsys: pytest.CaptureFi
     assert ["Adam", "*.weight", "4", "x", "1", "x", "3", "x", "3", "1", "36", "4", "dimensions"] in shown
     assert ["Adam", "*.weight", "2", "x", "6", "1", "12", "head"] in shown
     assert ["Adam", "*.bias", "4", "2", "8", "vector"] in shown
-    with pytest.raises(ValueError, match="matrices, parameters of 2 dimensions"):
+    with pytest.raises(
+        ValueError, match=r"Muon takes matrices, and '0\.weight' .* of which no setting says what its matrices are"
+    ):
         package.for_model(model, "muon", "adam", include=["0.weight"], show=False)
 
 

@@ -19,7 +19,7 @@ from optgen.backends.c_rule import RuleBackend
 from optgen.backends.c_stages import CommonStages
 from optgen.backends.cpu import CpuBackend
 from optgen.backends.cuda import CudaBackend
-from optgen.backends.layout import import_lines, import_order
+from optgen.backends.layout import import_lines, import_order, listing_order
 from optgen.backends.python import PythonBackend
 from optgen.backends.python_classes import ClassSpec
 from optgen.backends.python_shared import SharedParts
@@ -231,7 +231,7 @@ def _package_module(package: str, rules: Sequence[PlannedRule]) -> str:
                     *dict(classes),
                     *("CLASSES", "CombinedOptimizer", "GlobalOptimManager", "StoredAnewWarning", "create", "for_model"),
                 ],
-                key=import_order,
+                key=listing_order,
             ),
         },
     )

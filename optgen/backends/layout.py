@@ -218,7 +218,13 @@ def import_lines(module: str, names: Iterable[str], indent: int = 0) -> list[str
 
 
 def import_order(name: str) -> tuple[int, list[tuple[int, str]]]:
-    """Sort key of an imported name: constants, classes, functions, each by its words and numbers."""
+    """Sort key of an imported name: constants, classes, functions, each by its words, in any case, and numbers."""
+    rank, parts = listing_order(name)
+    return rank, [(number, word.lower()) for number, word in parts]
+
+
+def listing_order(name: str) -> tuple[int, list[tuple[int, str]]]:
+    """Sort key of a name in `__all__`: the same, with capitals before small letters."""
     rank = 0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2
     parts = re.findall(r"(\d+)|(\D+)", name)
-    return rank, [(int(number) if number else -1, word.lower()) for number, word in parts]
+    return rank, [(int(number) if number else -1, word) for number, word in parts]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from optgen.ir.nodes import Call, Const, Expr, Kind, Program, Reduce, Ref, Select
+from optgen.ir.nodes import Call, Const, Expr, Kind, MatrixCall, Program, Reduce, Ref, Select
 
 FUNCTIONS: dict[str, Any] = {
     "+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide, "%": np.mod, "**": np.power, "neg": np.negative,
@@ -35,6 +35,9 @@ def evaluate(expr: Expr, values: Mapping[str, Any], guards: Mapping[str, bool]) 
             return 1 / np.sqrt(evaluate(x, values, guards))
         case Call(op=op, args=args):
             return FUNCTIONS[op](*(evaluate(arg, values, guards) for arg in args))
+        case MatrixCall(x=x, settings=settings):  # whatever it is: a number for each element, of all of them
+            taken = [evaluate(part, values, guards) for part in (x, *settings)]
+            return np.tanh(taken[0]) + sum(np.sum(part) for part in taken)
         case Reduce(op=op, over=over, x=x):
             value = np.asarray(evaluate(x, values, guards), dtype=np.float64)
             axis = {Kind.ROW: -1, Kind.COL: -2}.get(over)

@@ -69,7 +69,7 @@ class View:
         self.settings_now: Any = None
         self.matrices, self.rows, self.cols = float(layout.matrices), float(layout.rows), float(layout.cols)
 
-    def size_of(self, dimension: str) -> float:
+    def size_of(self, dimension: str) -> int:
         """The size of a dimension of the rule's matrices."""
         return matrix_sizes((dimension,), self.member.shape, self.member.settings)[0]
 

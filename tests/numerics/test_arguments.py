@@ -100,6 +100,8 @@ def context(name: str, argument: str) -> dict[str, Any]:
     usual = {key: values_of(name, key)[0] for key in known if key not in NO_EFFECT_ON_CPU}
     if argument == "trust_coefficient":
         usual["trust_ratio"] = "lars"
+    if argument == "clip_by_last_norm":
+        usual["max_grad_norm"] = values_of(name, "max_grad_norm")[1]
     if argument in ("min_trust_ratio", "max_trust_ratio"):
         usual["trust_ratio"] = "lamb"
     if rows()[name].bits == 32 and not rows()[name].torch_only:

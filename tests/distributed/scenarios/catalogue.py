@@ -13,7 +13,9 @@ from distributed.scenarios.parts import furthest
 from distributed.scenarios.precisions import ENGINES, SHAPES, Engine
 from distributed.scenarios.world import Scenario, Scenarios, World, gradients, starts, train_plain
 
-RULES = {cls.rule.name: name for name, cls in reversed([(n, getattr(optgen_optim, n)) for n in optgen_optim.CLASSES])}
+# The first class of each that takes a step of its own: one within backward takes none of several processes.
+CLASSES = {name: getattr(optgen_optim, name) for name in reversed(list(optgen_optim.CLASSES))}
+RULES = {cls.rule.name: name for name, cls in CLASSES.items() if not cls.fixed.get("fused_backward")}
 
 
 # What an engine leaves no way to compute: rows and columns of flat shards; sums over all parameters, or positions.

@@ -18,8 +18,18 @@ CLASSES = {name: getattr(optgen_optim, name) for name in reversed(list(optgen_op
 RULES = {cls.rule.name: name for name, cls in CLASSES.items() if not cls.fixed.get("fused_backward")}
 
 
+# Steps on matrices of their own dimensions, which need whole ones.
+STEPS_ON_MATRICES = {"apollo", "dion", "galore", "galore_adafactor", "shampoo", "soap"}
+
+# These draw matrices by a parameter's position, which is that among a process's own in ZeroRedundancyOptimizer.
+DRAWN = {"apollo", "dion"}
+
 # What an engine leaves no way to compute: rows and columns of flat shards; sums over all parameters, or positions.
-REFUSED = {"fsdp1": {"adafactor", "muon", "normuon", "adamuon"}, "zero": {"prodigy", "grokadamw"}}
+REFUSED = {
+    "fsdp1": {"adafactor", "muon", "normuon", "adamuon"} | STEPS_ON_MATRICES,
+    "zero": {"prodigy", "grokadamw"},
+    **dict.fromkeys(("fully_shard", "tensor parallel, rows", "tensor parallel, columns"), STEPS_ON_MATRICES),
+}
 
 
 def every_rule(world: World, engine: str) -> dict[str, float]:
@@ -30,14 +40,24 @@ def every_rule(world: World, engine: str) -> dict[str, float]:
     refused = set()
     for rule, name in RULES.items():
         try:
-            results, _ = run(world, partial(_made, name), grads)
+            results, made = run(world, partial(_made, name), grads)
         except (ValueError, RuntimeError) as error:
-            whys = "cannot be", "depends on the position", "keeps flat shards, which are no matrices: use fully_shard"
+            whys = (
+                "cannot be",
+                "depends on the position",
+                "keeps flat shards, which are no matrices: use fully_shard",
+                "takes whole matrices",
+            )
             assert any(why in str(error) for why in whys), f"{name}: {error}"
             refused.add(rule)
             continue
+        own = list(range(len(SHAPES)))
+        if engine == "zero" and rule in DRAWN:
+            own = [SHAPES.index(tuple(param.shape)) for group in made.param_groups for param in group["params"]]
+        at_first, each_step = [begin[i] for i in own], [[step[i] for i in own] for step in grads]
         try:
-            found[rule] = furthest(results, train_plain(partial(_made, name), begin, grads), begin, STEPS)
+            wanted = train_plain(partial(_made, name), at_first, each_step)
+            found[rule] = furthest([results[i] for i in own], wanted, at_first, STEPS)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from error
     assert refused == REFUSED.get(engine, set()), refused

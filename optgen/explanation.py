@@ -181,20 +181,30 @@ class ClassInfo:
 
     @property
     def state_bytes(self) -> float:
-        """Bytes of states per parameter."""
-        return state_bytes(self.plans["step"], self.setting) + self._matrix_bytes
+        """Bytes of states per parameter; those that are matrices as of a square parameter of 4096 rows."""
+        return self.element_bytes + self.matrix_bytes(SIDE, SIDE) / SIDE**2
 
     @property
-    def _matrix_bytes(self) -> float:
-        """Bytes per parameter of states that are matrices, of a square parameter of 4096 rows."""
+    def element_bytes(self) -> float:
+        """Bytes per parameter of the states that have a number for each element."""
+        return state_bytes(self.plans["step"], self.setting)
+
+    def matrix_bytes(self, rows: int, cols: int) -> int:
+        """Bytes of the states that are matrices of their own dimensions, of a parameter of this shape."""
         stage = self.whole_rule.matrices
         if stage is None:
-            return 0.0
-        rank = {dimension: self._number(dimension) for dimension in stage.sizes}
-        sizes = {d: min(int(str(n).removesuffix(".0")), SIDE) for d, n in rank.items()} | {"1": 1}
-        numbers = {name: [sizes.get(d, SIDE) for d in shape] for name, shape in stage.shapes.items()}
-        there = (name for name, item in stage.states.items() if item.exists.holds(self.setting.guards))
-        return sum(math.prod(numbers[name]) * self.setting.codecs[name].bytes_per_element for name in there) / SIDE**2
+            return 0
+        long, short = max(rows, cols), min(rows, cols)
+        sizes = {"rows": rows, "cols": cols, "long": long, "short": short, "1": 1}
+        sizes |= {name: min(int(str(self._number(name)).removesuffix(".0")), short) for name in stage.sizes}
+        found = 0
+        for name, item in stage.states.items():
+            if item.exists.holds(self.setting.guards):
+                numel = math.prod(sizes[dimension] for dimension in stage.shapes[name])
+                codec = self.setting.codecs[name]
+                small = codec.scaled and numel < int(str(self._default("min_8bit_size")))
+                found += (CODECS[plain_codec(item.codecs)] if small else codec).state_bytes(numel)
+        return found
 
     @property
     def pageable_bytes(self) -> float:

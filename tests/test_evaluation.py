@@ -33,7 +33,7 @@ ONE_A_RULE = {row.rule.name: name for name, row in reversed(computed_rows().item
 def needed(row: Row) -> dict[str, Any]:
     """Settings that a class cannot do without."""
     least = {name: 1.0 for name in row.accepted if row.needed(name)}
-    plain = {name: "float32" for name in row.accepted if name.endswith("_dtype")}
+    plain = {name: "float32" for name in row.accepted if name.endswith("_dtype") and name not in STORAGE}
     return least | plain | ({"momentum": 0.9} if row.rule.name == "lars" else {})
 
 

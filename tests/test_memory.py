@@ -86,7 +86,7 @@ def test_states_take_the_bytes_of_the_plan_and_checkpoints_no_more(name: str, bi
     info = CLASSES[name].stored_in(bits)
     optimizer, numel = stepped(name, bits)
     states = optimizer.state_bytes()
-    assert states == info.state_bytes * numel + lesser_bytes(info)
+    assert states == info.element_bytes * numel + info.matrix_bytes(*SHAPE) + lesser_bytes(info)
     values = [value for state in optimizer.state.values() for value in state.values()]
     held = sum(v.untyped_storage().nbytes() for v in values if isinstance(v, torch.Tensor))
     assert held == states

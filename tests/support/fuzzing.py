@@ -89,7 +89,8 @@ def faults(package: Package) -> Iterator[str]:
 def python_faults(text: str) -> Iterator[str]:
     """Names of a module that nothing defines, and what it defines twice."""
     tree = ast.parse(text.encode())
-    names = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    named = [node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    names = [node.name for node in named if "overload" not in map(ast.unparse, node.decorator_list)]
     yield from (f"{name} is defined twice" for name in sorted({n for n in names if names.count(n) > 1}))
     table = symtable.symtable(text, "module", "exec")
     known = MODULE_NAMES | {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported()}

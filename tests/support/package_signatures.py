@@ -120,6 +120,15 @@ SOAP: dict[str, Any] = {  # nikhilvyas/SOAP
     "precondition_frequency": 10,
 }
 SHAMPOO: dict[str, Any] = {"lr": 1e-2, "betas": (0.9, 1.0), "eps": 1e-12, "weight_decay": 0.0}
+LOMO: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.0, "max_grad_norm": 0.0}
+ADALOMO: dict[str, Any] = {
+    "lr": 1e-3,
+    "weight_decay": 0.0,
+    "clip_threshold": 1.0,
+    "decay_rate": -0.8,
+    "max_grad_norm": 0.0,
+    "eps": (1e-30, 1e-3),
+}
 DION: dict[str, Any] = {"lr": 0.01, "mu": 0.95, "weight_decay": 0.01}
 ANYPRECISION: dict[str, Any] = {  # torchdistx 0.2
     "lr": 1e-3,
@@ -154,5 +163,7 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     **{f"APOLLO{suffix}": APOLLO for suffix in ("", "8bit", "Mini", "Mini8bit")},
     **{f"SOAP{suffix}": SOAP for suffix in ("", "8bit")},
     "Shampoo": SHAMPOO,
+    "LOMO": LOMO,
+    "AdaLOMO": ADALOMO,
     **{f"Dion{suffix}": DION for suffix in ("", "8bit")},
 }

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from optgen.runtime.block import Block, Flags, Live, Refusal, Settings, always
 from optgen.runtime.dimensions import matrix_sizes
+
+if TYPE_CHECKING:
+    import torch
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -103,7 +104,7 @@ class State:
 
     def shape(self, shape: torch.Size, settings: Settings) -> torch.Size:
         """The shape of a state that has codecs, of a parameter of this shape."""
-        return torch.Size(matrix_sizes(self.dims, shape, settings)) if self.dims else shape
+        return type(shape)(matrix_sizes(self.dims, shape, settings)) if self.dims else shape
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def optimizer(
         TypeError: for arguments that the class does not have or that are of the wrong type, and for one given twice.
         ValueError: for an unknown name, for values out of range, fixed by the name or at odds with each other,
             where the learning rate or the weight decay is not given, and for fused_backward=True under a trainer
-            that clips (max_grad_norm, 1.0 by default) or accumulates gradients.
+            that clips (max_grad_norm, 1.0 by default), accumulates or scales gradients.
         NotImplementedError: for a name that nothing serves yet, with the reason.
         ImportError: without transformers.
     """

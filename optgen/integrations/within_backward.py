@@ -13,7 +13,7 @@ RATE_IN_BACKWARD = ("lomo", "adalomo")  # names with which Trainer calls backwar
 
 
 def check_trainer(label: str, args: TrainingArguments | None, settings: Iterable[Mapping[str, Any]]) -> None:
-    """Raise if parameters are to be updated within backward under a Trainer that clips or accumulates gradients.
+    """Raise if parameters are to be updated within backward under a Trainer that clips, adds up or scales gradients.
 
     Args:
         label: Beginning of messages.
@@ -29,8 +29,8 @@ def check_trainer(label: str, args: TrainingArguments | None, settings: Iterable
     freed = "with fused_backward=True each gradient has been applied and freed by then"
     if args is None:
         raise ValueError(
-            f"{label}: whether Trainer clips or accumulates gradients is to be known here, since {freed}: pass the "
-            "trainer's arguments, with max_grad_norm=0, or leave fused_backward out"
+            f"{label}: whether Trainer clips, accumulates or scales gradients is to be known here, since {freed}: pass "
+            "the trainer's arguments, with max_grad_norm=0, or leave fused_backward out"
         )
     if args.optim in RATE_IN_BACKWARD:
         name = str(args.optim.value)
@@ -45,6 +45,12 @@ def check_trainer(label: str, args: TrainingArguments | None, settings: Iterable
             f"1.0 by default), and {freed}: nothing would be clipped. Pass TrainingArguments(max_grad_norm=0), or "
             "leave fused_backward out; clip_by_last_norm=True with max_grad_norm of the class clips by the norm of the "
             "last step, percentile_clipping and max_unorm parameter by parameter"
+        )
+    if args.fp16:
+        raise ValueError(
+            f"{label}: Trainer scales the loss (fp16=True of its arguments) and unscales gradients after backward, and "
+            f"{freed}, scaled as they were. Pass TrainingArguments(bf16=True), which needs no scaling, or leave "
+            "fused_backward out"
         )
     if args.gradient_accumulation_steps > 1:
         raise ValueError(

@@ -171,6 +171,7 @@ REFUSED = [
         {"gradient_accumulation_steps": 2},
         r"adds up gradients over 2 backward passes .* Pass TrainingArguments\(gradient_accumulation_steps=1\)",
     ),
+    ({"fp16": True}, r"scales the loss \(fp16=True of .* Pass TrainingArguments\(bf16=True\)"),
 ]
 
 
@@ -190,7 +191,7 @@ def test_updates_within_backward_are_refused_where_trainer_needs_gradients(how: 
     optimizer("adamw_torch", arguments(tmp_path, **ALONE), **WITHIN[how])
 
 
-@pytest.mark.parametrize(("given", "message"), REFUSED, ids=["clipping", "accumulation"])
+@pytest.mark.parametrize(("given", "message"), REFUSED, ids=["clipping", "accumulation", "scaling"])
 def test_what_is_changed_later_is_refused_before_trainer_trains(
     given: dict[str, Any], message: str, tmp_path: Path
 ) -> None:

@@ -18,7 +18,6 @@ from torch import Tensor
 from optgen.runtime.block import Settings
 from optgen.runtime.core.shards import is_dtensor
 from optgen.runtime.cuda.graph_capture import check_capture
-from optgen.runtime.hooks.scaled_backward import is_scaled, watch
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.param_groups import members_of
 from optgen.runtime.settings.seen import Seen, seen_settings
@@ -141,7 +140,6 @@ class InBackward:
         self._checked: list[Seen] = []
         self._lock = threading.Lock()  # backward has a thread for every device
         weakref.finalize(optimizer, _remove, self._handles).atexit = False
-        watch()
 
     def attach(self, optimizer: Fusing) -> None:
         """Hook what is to be updated within backward and is not hooked yet: frozen parameters once they are thawed.
@@ -164,8 +162,7 @@ class InBackward:
         """Step one parameter with its gradient, and free it.
 
         Raises:
-            RuntimeError: for a second gradient since the last `step()`, one of a loss that torch.amp.GradScaler has
-                scaled, and with several processes.
+            RuntimeError: for a second gradient since the last `step()`, and with several processes.
             TypeError, ValueError: as `step()`. The parameter is as it was then, and has no gradient.
         """
         with self._lock:
@@ -203,7 +200,12 @@ class InBackward:
                 f". {len(self._updated)} parameters and their states have been changed with gradients scaled{by} since "
                 "the last step(), and are not what training would have made of them: go back to a checkpoint"
             )
-        raise RuntimeError(f"{_no_scaler(optimizer)}{damage}")
+        raise RuntimeError(
+            f"{optimizer._policy.name}: fused_backward=True does not go with torch.amp.GradScaler: gradients are "
+            "applied within backward, before the scaler can unscale them or look for an Inf among them. Train in "
+            "bfloat16, which needs no scaler, leave fused_backward out, or multiply the loss by a factor of your own "
+            f"and set optimizer.grad_scale to it before backward{damage}"
+        )
 
     def _settings(self, optimizer: Fusing, param: Tensor) -> Settings | None:
         """The settings of a parameter as they are now; None if it is no longer in the optimizer."""
@@ -229,8 +231,6 @@ class InBackward:
                 "fused_backward=True has applied and freed the first: gradients cannot be accumulated over backward "
                 "passes. Call step() after every one of them, or leave fused_backward out"
             )
-        if is_scaled():
-            raise RuntimeError(_no_scaler(optimizer))
         if is_dtensor(param):
             raise RuntimeError(
                 f"{name}: fused_backward=True is not for parameters that are divided among processes, whose gradients "
@@ -249,14 +249,6 @@ class InBackward:
                 for row in rows:
                     optimizer._policy.check_row(row, optimizer.defaults)
                 self._checked = seen
-
-
-def _no_scaler(optimizer: Fusing) -> str:
-    return (
-        f"{optimizer._policy.name}: fused_backward=True does not go with torch.amp.GradScaler: gradients are applied "
-        "within backward, scaled as they are, before the scaler can look for an Inf among them. Train in bfloat16, "
-        "which needs no scaler, or leave fused_backward out"
-    )
 
 
 def check_free(optimizer: Fusing, param: Tensor) -> None:

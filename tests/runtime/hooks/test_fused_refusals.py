@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
 import textwrap
@@ -14,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 import torch.utils.checkpoint
-from optgen_optim import AdamW, AdamWScheduleFree, Prodigy, SophiaG
-from torch import Tensor, nn
+from optgen_optim import LOMO, AdamW, AdamWScheduleFree, Prodigy, SophiaG
+from torch import nn
 
 import optgen
 from runtime.hooks.test_fused_backward import STEPS, found, loss_of, make_model, train, trained
@@ -60,79 +59,56 @@ def test_gradient_scalers(target: str) -> None:
     assert float(opt.state[model[0].weight]["step"]) == STEPS + 1
 
 
-SCALED: dict[str, Callable[[torch.amp.GradScaler, Tensor], Tensor]] = {
-    "a loss": lambda scaler, loss: scaler.scale(loss),
-    "losses": lambda scaler, loss: sum(scaler.scale([loss, loss * 2])),  # type: ignore[return-value]
-    "nested": lambda scaler, loss: scaler.scale((loss, [loss]))[1][0],
-    "a part of a loss": lambda scaler, loss: scaler.scale(loss) / 2 + 1,
-}
-
-
-@pytest.mark.parametrize("how", SCALED)
+@pytest.mark.parametrize("how", ["a loss", "checkpoints"])
 def test_losses_that_a_scaler_has_scaled(how: str, target: str) -> None:
-    """Refused at the first gradient, with nothing changed; what is not scaled goes on, in the same process too."""
-    scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)  # before there is an optimizer that asks
-    model, other = make_model(), make_model()
-    opt = AdamW(model.parameters(), fused_backward=True, target=target)
-    plain = AdamW(other.parameters(), target=target)
-    train(model, opt, 0, 1)
-    message = "AdamW: fused_backward=True does not go with torch.amp.GradScaler: gradients are applied within backward"
-    for _ in range(2):
-        scaled = SCALED[how](scaler, loss_of(model, 1))
-        refused(RuntimeError, message, scaled.backward, model, opt)
-        SCALED[how](scaler, loss_of(other, 1)).backward()
-        plain.zero_grad()
-    opt.step()
-    disabled = torch.amp.GradScaler("cpu", enabled=False)
-    for step in range(1, STEPS):
-        disabled.scale(loss_of(model, step)).backward()
-        disabled.step(opt)
-    assert same(found(model, opt), trained(AdamW, False, target=target))
-
-
-def test_a_scaler_is_looked_at_once_and_keeps_its_name() -> None:
-    AdamW(make_model().parameters(), fused_backward=True)
-    first = torch.amp.GradScaler.scale
-    AdamW(make_model().parameters(), fused_backward=True)
-    assert torch.amp.GradScaler.scale is first
-    assert (first.__name__, first.__qualname__) == ("scale", "GradScaler.scale")
-    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    assert list(scaler.scale(iter([torch.ones(()), torch.ones(2)])))[1].tolist() == [4.0, 4.0]
-    assert scaler.scale(torch.ones(())) == 4.0
-    assert pickle.loads(pickle.dumps(scaler)).get_scale() == 4.0
-
-
-class Scaler(torch.amp.GradScaler):
-    """One that scales in its own way, as torch's for FSDP1 does."""
-
-    def scale(self, outputs: Any) -> Any:
-        self._lazy_init_scale_growth_tracker(outputs.device)
-        return outputs * self._scale
-
-
-def checkpointed(model: nn.Sequential, step: int) -> Tensor:
-    """A loss whose gradients come in a backward pass within the backward pass."""
-    data = torch.ones(8, 16, requires_grad=True) * (step + 1)
-    result: Tensor = torch.utils.checkpoint.checkpoint(model, data, use_reentrant=True).square().mean()
-    return result
-
-
-@pytest.mark.parametrize("how", ["own scale", "reentrant"])
-def test_what_a_scaler_has_done_unseen_is_said(how: str, target: str) -> None:
-    """The parameters have been changed by then, and no message could be missed that says so."""
+    """Refused at its step, which nothing can miss: the message says what scaled gradients have done by then."""
     model = make_model()
     opt = AdamW(model.parameters(), fused_backward=True, target=target)
     train(model, opt, 0, 1)
     before = snapshot(opt, list(model.parameters()))
-    scaler = (Scaler if how == "own scale" else torch.amp.GradScaler)("cpu", init_scale=65536.0)
-    scaler.scale(loss_of(model, 1) if how == "own scale" else checkpointed(model, 1)).backward()
-    after = snapshot(opt, list(model.parameters()))
-    assert not same(before, after)
+    scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
+    loss = loss_of(model, 1)
+    if how == "checkpoints":  # gradients come in a backward pass within the backward pass
+        data = torch.ones(8, 16, requires_grad=True) * 2
+        loss = torch.utils.checkpoint.checkpoint(model, data, use_reentrant=True).square().mean()
+    scaler.scale(loss).backward()
+    assert not same(before, snapshot(opt, list(model.parameters())))
     message = (
-        r"which needs no scaler, or leave fused_backward out\. 4 parameters and their states have been changed with "
-        r"gradients scaled by 65536 since the last step\(\), and are not what training would have made of them: go back"
+        r"or multiply the loss by a factor of your own and set optimizer\.grad_scale to it before backward\. "
+        r"4 parameters and their states have been changed with gradients scaled by 65536 since the last step\(\), and "
+        r"are not what training would have made of them: go back"
     )
     refused(RuntimeError, message, lambda: scaler.step(opt), model, opt)
+    refused(RuntimeError, "a second gradient since the last step", loss_of(model, 2).backward, model, opt)
+
+
+def test_a_scaler_is_left_as_it_is() -> None:
+    scale = torch.amp.GradScaler.scale
+    model = make_model()
+    opt = AdamW(model.parameters(), fused_backward=True)
+    assert torch.amp.GradScaler.scale is scale
+    disabled = torch.amp.GradScaler("cpu", enabled=False)
+    for step in range(STEPS):
+        disabled.scale(loss_of(model, step)).backward()
+        disabled.step(opt)
+    assert same(found(model, opt), trained(AdamW, False))
+
+
+@pytest.mark.parametrize("cls", [AdamW, LOMO], ids=lambda cls: cls.__name__)
+def test_a_factor_of_ones_own(cls: Any, target: str) -> None:
+    """`grad_scale` set before backward: the same parameters as without, bit for bit, since it is a power of two."""
+    settings: dict[str, Any] = {"target": target} if cls is LOMO else {"target": target, "fused_backward": True}
+    results = []
+    for factor in (None, 1024.0):
+        model = make_model()
+        opt = cls(model.parameters(), lr=1e-2, **settings)
+        if factor is not None:
+            opt.grad_scale = factor
+        for step in range(STEPS):
+            (loss_of(model, step) * (factor or 1.0)).backward()
+            opt.step()
+        results.append(snapshot(opt, list(model.parameters())))
+    assert same(*results)
 
 
 @pytest.mark.parametrize("cls", [Prodigy, AdamWScheduleFree], ids=lambda cls: cls.__name__)

@@ -30,9 +30,9 @@ from optgen.runtime.states.step_counts import Count
 from optgen.runtime.states.store import entry_bytes, paged_bytes
 from optgen.runtime.states.stored import CodecRecord
 from optgen.runtime.step import last_norm
+from optgen.runtime.step import run as acts
 from optgen.runtime.step.partition import watch_partitions
 from optgen.runtime.step.prepared import KeptSteps
-from optgen.runtime.step.run import run
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -174,7 +174,7 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         self._end_round()
         with closure_loss(self, self._policy.rule.inputs, loss):
-            run(self, "step")
+            acts.run((self,), "step")
         self._kept.last_norm.end_step(self.param_groups)
         return loss
 
@@ -185,7 +185,7 @@ class Optimizer(torch.optim.Optimizer):
 
             OUTSIDE[METHOD](self._handle, block)
         else:
-            run(self, block)
+            acts.run((self,), block)
 
     def engines(self) -> dict[str, int]:
         """Number of parameters that each target served at the last step, as `{"cpu": 12}`."""

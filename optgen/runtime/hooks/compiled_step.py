@@ -22,8 +22,8 @@ from optgen.runtime.core.shards import is_dtensor
 from optgen.runtime.core.step_inputs import LOSS, SkippedStepError, read_inputs
 from optgen.runtime.cuda.paged_memory import is_paged
 from optgen.runtime.hooks.handles import Stepper, optimizer_of
+from optgen.runtime.step import run as acts
 from optgen.runtime.step.last_norm import is_asked
-from optgen.runtime.step.run import begin, run, run_together
 from optgen.runtime.step.target_choice import choose_target
 
 
@@ -159,7 +159,7 @@ def _make_states(optimizer: Stepper, params: Sequence[Tensor]) -> bool:
     if len(with_grads) != len(params) or any(a is not b for a, b in zip(with_grads, params, strict=True)):
         return False
     try:
-        begin(optimizer, "step", read_inputs(optimizer, optimizer._policy.rule.inputs))
+        acts.begin(optimizer, "step", read_inputs(optimizer, optimizer._policy.rule.inputs))
     except (StaleError, SkippedStepError, RuntimeError, TypeError, ValueError):
         return False  # the step itself will say why
     return True
@@ -173,23 +173,6 @@ def _undo_capturable(optimizer: Stepper, group: dict[str, Any]) -> None:
             group["capturable"] = False
 
 
-def _keep_whole(function: Callable[..., None]) -> None:
-    """Exclude a function, and everything it calls, from torch.compile, at no cost to other calls.
-
-    Where torch gives up on a function before its graph has anything in it, it runs the function itself and looks into
-    what that calls, without `is_compiling`.
-    """
-    try:
-        from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
-    except ImportError:  # a torch that has no such thing looks into it, and breaks its graphs there
-        return
-    set_code_exec_strategy(function.__code__, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP))
-
-
-_keep_whole(run)
-_keep_whole(run_together)
-
-
 def _run_outside(handle: str, block: str) -> None:
     optimizer = optimizer_of(handle)
     for group in optimizer.param_groups:
@@ -197,7 +180,7 @@ def _run_outside(handle: str, block: str) -> None:
     if block == "step":
         optimizer._check_step()
         optimizer._end_round()
-    run(optimizer, block)
+    acts.run((optimizer,), block)
     if block == "step":
         optimizer._kept.last_norm.end_step(optimizer.param_groups)
 
@@ -206,6 +189,11 @@ def _outside(function: Callable[..., None], reason: str) -> Callable[..., None]:
     """A function that torch.compile leaves as it is, and says why."""
     told = f"{reason}; leave fullgraph=True out"
     return torch.compiler.disable(function, reason=told)  # type: ignore[no-untyped-call, no-any-return]
+
+
+# Where torch gives up on a function before its graph has anything in it, it runs the function itself and looks into
+# what that calls, without `is_compiling`.
+acts.run = _outside(acts.run, "steps run outside of graphs that torch has given up")
 
 
 REASONS = (METHOD, BACKWARD, SHARED, TENSORS, CHANGED, DIVIDED, STARTS, STORED)

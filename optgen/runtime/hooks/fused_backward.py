@@ -22,9 +22,9 @@ from optgen.runtime.rule import Rule
 from optgen.runtime.settings.param_groups import members_of
 from optgen.runtime.settings.seen import Seen, seen_settings
 from optgen.runtime.settings.storage import LARGE
+from optgen.runtime.step import run as acts
 from optgen.runtime.step.last_norm import clips_alone
 from optgen.runtime.step.optimizer_like import OptimizerLike
-from optgen.runtime.step.run import run
 
 VECTOR = (1, *LARGE[1:])
 
@@ -171,7 +171,7 @@ class InBackward:
                 return  # it was taken out of the optimizer, or has been made an ordinary parameter: step() will see it
             try:
                 self._check(optimizer, param)
-                run(optimizer, "step", param)
+                acts.run((optimizer,), "step", param)
                 self._updated.add(id(param))
             finally:
                 param.grad = None

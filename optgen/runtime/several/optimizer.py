@@ -25,8 +25,8 @@ from optgen.runtime.settings.param_groups import unnamed
 from optgen.runtime.settings.validation import check_alike
 from optgen.runtime.several.entries import KEY, Entry, Find, grouped, read_group
 from optgen.runtime.several.states import States
+from optgen.runtime.step import run as acts
 from optgen.runtime.step.last_norm import OPTION
-from optgen.runtime.step.run import run_together
 
 
 class CombinedOptimizer(torch.optim.Optimizer):
@@ -185,7 +185,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
             with ExitStack() as losses:
                 for part in parts:
                     losses.enter_context(closure_loss(part, part.rule.inputs, loss))
-                run_together(parts, "step")
+                acts.run(parts, "step")
         return loss
 
     @contextmanager
@@ -212,7 +212,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
         def method() -> None:
             current = [part for part in self._current() if part in having]
             with self._inputs(current):
-                run_together(current, name)
+                acts.run(current, name)
 
         return method
 

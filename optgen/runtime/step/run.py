@@ -50,17 +50,15 @@ class Begun:
             _commit(self.optimizer, commit, self.inputs, values.numbers, self.prepared.elements)
 
 
-def run(optimizer: OptimizerLike, block: str, only: Tensor | None = None) -> None:
-    """Run a block of the rule: every pass over all buckets, then what is common to groups.
+def run(optimizers: Sequence[OptimizerLike], block: str, only: Tensor | None = None) -> None:
+    """Run a block of each rule: every pass over all buckets, then what is common to groups.
+
+    Nothing is written before all of them have begun. Callers name the module: hooks/compiled_step.py puts a function
+    in this one's place that torch.compile leaves alone.
 
     Args:
         only: A parameter that is stepped alone.
     """
-    run_together((optimizer,), block, only)
-
-
-def run_together(optimizers: Sequence[OptimizerLike], block: str, only: Tensor | None = None) -> None:
-    """Run a block of several rules: nothing is written before all of them have begun."""
     with torch.no_grad():
         begun = [each for optimizer in optimizers if (each := _begun(optimizer, block, only)) is not None]
         if not begun:

@@ -164,7 +164,9 @@ def named_peer(package: str) -> Callable[[Any, Wanted], list[Contender]]:
         made = getattr(optim, wanted.public_name, None)
         if made is None:
             return []
-        settings = settings_for(made, wanted.settings)
+        # A class whose name says the bits takes them for a mistake: bitsandbytes' AdamW8bit refuses `optim_bits=8`.
+        usual = {name: value for name, value in wanted.settings.items() if name != "optim_bits"}
+        settings = settings_for(made, usual if wanted.public_name != wanted.base else wanted.settings)
         moved, kept = wanted.bytes_of(traffic), wanted.bytes_of(state_bytes)
         name = f"{package} {wanted.public_name}"
         return [Contender(name, lambda params: made(params, **settings), moved, states=kept)]

@@ -35,13 +35,19 @@ def save_picture(result: CaseResult, path: Path, machine: str) -> None:
     times, states = figure.subplots(1, 2, sharey=True, width_ratios=(1.5, 1.0))
     _times(times, result, able)
     _states(states, result, able)
-    times.set_yticks(range(len(able)), [one.contender.name for one in able])
+    both = len({one.contender.ours for one in able}) == 2
+    names = [f"optgen {one.contender.name}" if both and one.contender.ours else one.contender.name for one in able]
+    times.set_yticks(range(len(able)), names)
+    for label, one in zip(times.get_yticklabels(), able, strict=True):
+        label.set_color(OURS if both and one.contender.ours else INK)
     times.set_ylim(len(able) - 0.4, -0.6)
     case = result.case
     tensors = "1 tensor" if len(case.shapes) == 1 else f"{len(case.shapes)} tensors"
     title = f"{case.name}: {tensors}, {case.numel / 1e6:.4g} M {case.dtype} parameters"
-    about = textwrap.fill(f"{machine}, {result.bandwidth / 1e9:.0f} GB/s", LINE)
-    figure.suptitle(f"{title}\n{about}", fontsize=11, x=0.01, ha="left")
+    figure.suptitle(title, fontsize=13, x=0.01, ha="left")
+    figure.supxlabel(
+        textwrap.fill(f"{machine}, {result.bandwidth / 1e9:.0f} GB/s", LINE), fontsize=9, x=0.01, ha="left", color=INK
+    )
     write_figure(figure, path)
 
 

@@ -108,9 +108,9 @@ def nvcc(sanitize: bool = False) -> Path:
     return path
 
 
-def nvrtc() -> Path:
+def nvrtc(sanitize: bool = False) -> Path:
     """Return libnvrtc.so.13, the stand-in for NVRTC, building it if no process has done so yet."""
-    own = nvcc()
+    own = nvcc(sanitize)
     flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-shared", f'-DNVCC="{own}"']
     digest = hashlib.sha256("\0".join([_output([CXX, "--version"]), *flags, NVRTC.read_text()]).encode()).hexdigest()
     path = _cache_folder() / digest[:32] / "libnvrtc.so.13"

@@ -322,9 +322,10 @@ def load() -> Driver:
 
 def compiler() -> str:
     """The stand-in for nvcc, or for NVRTC where STANDIN_COMPILER asks for it, as OPTGEN_NVCC names it."""
+    sanitize = os.environ.get("STANDIN_SANITIZE") == "1"
     if os.environ.get("STANDIN_COMPILER") == "nvrtc":
-        return nvrtc_command(nvrtc())
-    return str(nvcc(sanitize=os.environ.get("STANDIN_SANITIZE") == "1"))
+        return nvrtc_command(nvrtc(sanitize))
+    return str(nvcc(sanitize))
 
 
 def nvrtc_command(nvrtc: Path) -> str:

@@ -47,6 +47,8 @@ def explanation_record(info: ClassInfo) -> dict[str, object]:
             }
             for plan_pass in explanation.passes
         ],
+        "visits": [list(visit) for visit in info.visits],
+        "visit_bytes_per_parameter": info.visit_traffic,
         "files": list(explanation.files),
     }
 
@@ -80,6 +82,8 @@ def print_explanation(info: ClassInfo) -> None:
     ]
     print_table(("pass", "reads", "writes", "reduces", "B/param"), rows, right=("B/param",))
     print_text(f"\nmemory: states {brief(info.state_bytes)} bytes a parameter; a step moves {brief(info.traffic)}")
+    for first, *_, last in (visit for visit in info.visits if len(visit) > 1):
+        print_text(f"on a CPU {first} to {last} are one visit of memory, and a step moves {brief(info.visit_traffic)}")
     for products in info.matrix_functions:
         print_text(f"products of {products}")
     print_text(_paging(info))

@@ -35,7 +35,8 @@ from optgen.passes.settle import settle
 from optgen.prose import Prose
 from optgen.schedule.plan import Plan
 from optgen.schedule.planner import plan
-from optgen.schedule.traffic import Setting, pageable_bytes, pass_bytes, state_bytes, traffic
+from optgen.schedule.traffic import Setting, pageable_bytes, pass_bytes, state_bytes, traffic, visit_traffic
+from optgen.schedule.visits import visits
 from optgen.spec.model import Option
 
 Target = Literal["cpu", "cuda", "torch"]
@@ -231,6 +232,17 @@ class ClassInfo:
     def traffic(self) -> float:
         """Bytes per parameter that a step moves, on average."""
         return sum(share * traffic(self.plans["step"], setting) for share, setting in self.cycle)
+
+    @property
+    def visits(self) -> tuple[tuple[str, ...], ...]:
+        """The names of these passes, those together that a CPU takes row by row in one visit of memory."""
+        found = visits(self.plans["step"], self.setting.guards)
+        return tuple(tuple(item.name for item in visit) for visit in found)
+
+    @property
+    def visit_traffic(self) -> float:
+        """Bytes per parameter that a step moves there, on average."""
+        return sum(share * visit_traffic(self.plans["step"], setting) for share, setting in self.cycle)
 
     @property
     def matrix_functions(self) -> tuple[str, ...]:

@@ -100,8 +100,27 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     partial.momentum_buffer_largest = bits_float(momentum_buffer_largest);
 }
 
+template <int pass> constexpr int first_by_rows() {
+  if constexpr (by_rows<pass - 1>) return first_by_rows<pass - 1>();
+  return pass;
+}
+
+// The passes from one to another, on a few rows.
+template <int pass, int last> void run_rows(const Call& call, const Tensor& t, const Chunk& c) {
+  run_chunk<pass>(call, t, c, scalars<pass>(call, t));
+  if constexpr (pass < last) {
+    finish<pass>(call, t);
+    run_rows<pass + 1, last>(call, t, c);
+  }
+}
+
 template <int pass> void run(const Call& call) {
-  run_pass<Column::END, Scalars>(call, scalars<pass>, run_chunk<pass>, finish<pass>);
+  if constexpr (by_rows<pass> || by_rows<pass - 1>) {
+    run_pass_by_rows<Column::END, Scalars, by_rows<pass>>(call, scalars<pass>, run_chunk<pass>,
+                                                          run_rows<first_by_rows<pass>(), pass>, finish<pass>);
+  } else {
+    run_pass<Column::END, Scalars>(call, scalars<pass>, run_chunk<pass>, finish<pass>);
+  }
 }
 
 }  // namespace step

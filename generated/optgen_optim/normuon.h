@@ -117,6 +117,10 @@ template <int pass> constexpr bool walks_lines =
     pass == second_momentum_row_sum_pass || reads_sqrt_second_momentum_plus_c1em10<pass>;
 template <int pass> constexpr bool in_bands = is_one_of(pass, 3, 4, 5);
 constexpr int row_sums = 1, col_sums = 0;
+template <int pass> constexpr bool by_rows = pass == second_momentum_row_sum_pass
+    && !is_one_of(pass, grad_squares_pass, gnorm_squares_pass, orthogonal_matrix_1_pass, orthogonal_matrix_2_pass,
+        orthogonal_matrix_3_pass, orthogonal_squares_pass, normalized_squares_pass, share_sum_pass, param_squares_pass,
+        update_squares_pass, momentum_buffer_largest_pass, 0);
 
 struct Values {
   double lr, weight_decay, momentum, beta2, ns_a, ns_b, ns_c, eps, ns_steps, max_grad_norm, percentile_clipping,
@@ -164,12 +168,12 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double one_minus_beta2 = 1.0 - values.beta2;
   const double inverse_cols = 1.0 / cols;
   if constexpr (is_found(pass, second_momentum_row_sum_pass))
-    each(t.count(true, false), [&](int64_t i) {
+    each_row(t, [&](int64_t i) {
       new_second_momentum[i] = float(values.beta2) * second_momentum[i]
           + float(one_minus_beta2) * (second_momentum_row_sum[i] * float(inverse_cols));
     });
   if constexpr (is_found(pass, second_momentum_row_sum_pass))
-    each(t.count(true, false), [&](int64_t i) {
+    each_row(t, [&](int64_t i) {
       sqrt_second_momentum_plus_c1em10[i] = optgen::sqrt(new_second_momentum[i]) + 1e-10f;
     });
   double size;

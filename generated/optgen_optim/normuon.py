@@ -146,6 +146,7 @@ _step_block = Block(
         ),
     ),
     grads=True,
+    by_rows=True,
 )
 
 RULE = Rule(

@@ -24,6 +24,7 @@ from optgen.backends.code import (
     either,
     guarded,
     joined,
+    negated,
 )
 from optgen.backends.layout import c_code, c_lines
 from optgen.backends.statements import Block, assigned, names_of, settings_in
@@ -38,6 +39,7 @@ from optgen.passes.rename import NUMBER, stem_of
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.schedule.plan import Plan
 from optgen.schedule.sums import ElementSum, Sums, element_sums
+from optgen.schedule.visits import goes_by_rows
 
 NOWHERE = "nullptr"
 
@@ -178,6 +180,23 @@ class BlockText:
 
     def _waiting(self, name: str | None, formula: Formula) -> Code:
         return choice(self.condition(formula), "APPLY" if name is None else pass_of(name), "NEVER")
+
+    @cached_property
+    def goes_by_rows(self) -> bool:
+        """True if passes take a few rows one after the other under any settings."""
+        return not goes_by_rows(self.plan).is_false
+
+    def row_lines(self) -> list[str]:
+        """Definition of the condition under which a pass goes by rows: it sums nothing else; empty if none does."""
+        if not self.goes_by_rows:
+            return []
+        rows = [pass_of(item.name) for item in self.sums.over(Kind.ROW)]
+        others = [pass_of(item.name) for item in self.sums.all if item.reduce.over is not Kind.ROW]
+        others += [str(item.fixed) for item in self.sums.all if item.fixed is not None]
+        taken = Operand(f"pass == {rows[0]}" if len(rows) == 1 else call("is_one_of", "pass", *rows))
+        apart = [negated(Operand(call("is_one_of", "pass", *dict.fromkeys(others))))] if others else []
+        when = both(self.condition(goes_by_rows(self.plan)), taken, *apart)
+        return c_lines([Labelled("template <int pass> constexpr bool by_rows = ", when.code)], 0)
 
     def read_lines(self) -> list[str]:
         """Definitions of the conditions under which a pass reads each of the stored numbers and arrays."""

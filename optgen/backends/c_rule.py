@@ -86,7 +86,7 @@ def _block_context(text: BlockText, common: CommonStages) -> dict[str, object]:
         "fields": struct_lines(f"Scalars : {bases}" if bases else "Scalars", field_lines(text, text.fields)),
         "passes": text.pass_lines(),
         "reads": text.read_lines(),
-        "bands": _band_lines(text),
+        "bands": [*_band_lines(text), *text.row_lines()],
         "scalars": scalars.scalar_lines(),
         "element": text.element_lines(),
         "finish": scalars.finish_lines(),

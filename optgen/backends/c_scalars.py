@@ -273,7 +273,8 @@ class ScalarText:
 
     def _fill(self, let: Let) -> Code:
         """An array's numbers, once the sums are there from which they follow."""
-        numbers = _each(let.kind, c_name(let.name), self._array_value(let.expr, let.kind))
+        value = self._array_value(let.expr, let.kind)
+        numbers = _each(let.kind, c_name(let.name), value, self.text.goes_by_rows)
         known = TRUE
         for arm in let.arms:
             known = known & (arm.formula if arm.holds else ~arm.formula)
@@ -425,6 +426,7 @@ def _filled(block: Block) -> set[str]:
     return {s.let.name for s in walk_statements(block) if isinstance(s, Fill)}
 
 
-def _each(kind: Kind, array: str, value: Code) -> Code:
-    """All numbers of an array."""
-    return Lambda(f"each({COUNTS[kind]}, [&](int64_t i) {{", Labelled(f"{array}[i] = ", value))
+def _each(kind: Kind, array: str, value: Code, by_rows: bool = False) -> Code:
+    """All numbers of an array, or those of the rows at hand."""
+    head = "each_row(t" if by_rows else f"each({COUNTS[kind]}"
+    return Lambda(f"{head}, [&](int64_t i) {{", Labelled(f"{array}[i] = ", value))

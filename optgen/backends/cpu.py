@@ -42,6 +42,7 @@ class CpuWalk:
         return {
             "name": c_name(text.block),
             "passes": [(f"{text.block}_{item.name}", item.slot) for item in text.plan.passes],
+            "by_rows": text.goes_by_rows,
             "call": f"{'' if self.sums.all else '[[maybe_unused]] '}const Call& call",
             "sums": c_lines(text.sum_lines(), 2),
             "tiles": c_lines(self._tiles(), 2),

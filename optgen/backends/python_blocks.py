@@ -13,6 +13,7 @@ from optgen.ir.nodes import Const, Expr, Kind, MatrixCall, Reduce, Ref, refs
 from optgen.ir.rule import WholeRule
 from optgen.schedule.plan import PassPlan, Plan
 from optgen.schedule.sums import ElementSum, element_sums
+from optgen.schedule.visits import goes_by_rows
 
 
 def block_lines(name: str, plan: Plan, rule: WholeRule) -> list[str]:
@@ -38,6 +39,7 @@ def block_lines(name: str, plan: Plan, rule: WholeRule) -> list[str]:
         "line_sums": "True" if _sums_lines(plan, (Kind.TENSOR, Kind.LAST, Kind.LAST2, Kind.LAST3, Kind.LAST4)) else "",
         "channel_sums": "True" if _sums_lines(plan, (Kind.CHANNEL,)) else "",
         "counts": "True" if _reads_index(plan) else "",
+        "by_rows": "" if goes_by_rows(plan).is_false else "True",
     }
     return field_lines(fields, 4)
 

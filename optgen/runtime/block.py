@@ -105,6 +105,7 @@ class Block:
             dimensions.
         channel_sums: Whether numbers of rows are brought together for their index of the first dimension.
         counts: Whether anything depends on a parameter's position in its group.
+        by_rows: Whether passes can take a few rows one after the other, while these are in a cache.
     """
 
     passes: tuple[Pass, ...]
@@ -121,6 +122,7 @@ class Block:
     line_sums: bool = False
     channel_sums: bool = False
     counts: bool = False
+    by_rows: bool = False
 
     @cached_property
     def reductions(self) -> tuple[str, ...]:

@@ -6,13 +6,14 @@ counted once, at its size, not once for each direction (0.4 % of the traffic of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optgen.codecs import PARAMETER_CODECS, Codec
 from optgen.dtypes import DTYPES
 from optgen.ir.nodes import Input
 from optgen.schedule.plan import PassPlan, Plan
+from optgen.schedule.visits import visits
 
 MATRIX_BYTES = 4.0
 """Bytes of an element that a function of matrices takes or leaves: a float32."""
@@ -59,18 +60,28 @@ def scale_bytes(item: Input, setting: Setting) -> float:
 
 def pass_bytes(item: PassPlan, setting: Setting) -> float:
     """Bytes per parameter that one pass reads and writes, not those that functions of matrices do."""
-    read = sum(element_bytes(a.input, setting) for a in item.reads if a.live.holds(setting.guards))
-    lives = [*(made.live for made in item.matrices), *(r.live for r in item.reductions if r.is_matrix)]
-    read += sum(MATRIX_BYTES for live in lives if live.holds(setting.guards))
-    written = sum(element_bytes(w.input, setting) for w in item.writes if w.live.holds(setting.guards))
-    scaled = {a.input.name: a.input for a in item.reads if a.live.holds(setting.guards)}
-    scaled |= {w.input.name: w.input for w in item.writes if w.live.holds(setting.guards)}
-    return read + written + sum(scale_bytes(i, setting) for i in scaled.values())
+    return visit_bytes((item,), setting)
+
+
+def visit_bytes(passes: Sequence[PassPlan], setting: Setting) -> float:
+    """The same of passes together that read everything once."""
+    read = {a.input.name: a.input for p in passes for a in p.reads if a.live.holds(setting.guards)}
+    written = {w.input.name: w.input for p in passes for w in p.writes if w.live.holds(setting.guards)}
+    matrices = {made.name for p in passes for made in p.matrices if made.live.holds(setting.guards)}
+    made = [r for p in passes for r in p.reductions if r.is_matrix and r.live.holds(setting.guards)]
+    elements = sum(element_bytes(item, setting) for item in (*read.values(), *written.values()))
+    scales = sum(scale_bytes(item, setting) for item in (read | written).values())
+    return elements + MATRIX_BYTES * (len(matrices) + len(made)) + scales
 
 
 def traffic(plan: Plan, setting: Setting) -> float:
     """Bytes per parameter that a step moves."""
     return sum(pass_bytes(item, setting) for item in plan.live_passes(setting.guards))
+
+
+def visit_traffic(plan: Plan, setting: Setting) -> float:
+    """The same where a cache holds the rows of a visit: what several passes read there is moved once."""
+    return sum(visit_bytes(visit, setting) for visit in visits(plan, setting.guards))
 
 
 def state_bytes(plan: Plan, setting: Setting) -> float:

@@ -30,6 +30,7 @@ from optgen.runtime.states.step_counts import steps_of
 from optgen.runtime.states.stored import scale_key
 
 TILE = 256
+VISIT = 65_536  # elements of a chunk whose rows are visited once, at most; mirrored in templates/include/optgen/cpu.h
 BAND_ROWS = 32  # mirrored in templates/include/optgen/cuda_band.h
 
 
@@ -134,7 +135,7 @@ class KernelEngine:
         for index, param in enumerate(self.params):
             numel = param.numel()
             _, rows, cols = matrix_shape(seen_shape(self.rule, self.members[index]))
-            size = self.chunk if not lines else max(self.chunk, -(-16 * cols // TILE) * TILE)
+            size = self.chunk if not lines else self._chunk_of_lines(cols)
             table.first.append(len(table))
             for begin in range(0, numel, size):
                 end = min(begin + size, numel)
@@ -145,6 +146,14 @@ class KernelEngine:
                     table.lines += self.row_sums * touched + self.col_sums * matrices * cols
             table.count.append(len(table) - table.first[-1])
         return table
+
+    def _chunk_of_lines(self, cols: int) -> int:
+        """Elements of a chunk where rows or columns are summed: whole rows if passes go by rows that a cache holds."""
+        size = max(self.chunk, -(-16 * cols // TILE) * TILE)
+        whole = math.lcm(max(cols, 1), TILE)
+        if not any(block.by_rows for block in self.rule.blocks.values()) or whole > VISIT:
+            return size
+        return min(-(-size // whole), VISIT // whole) * whole
 
     def _cut_bands(self) -> ChunkTable:
         """Cuts every matrix between rows, if there are passes that walk bands; numbered after the chunks."""

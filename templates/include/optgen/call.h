@@ -74,11 +74,17 @@ struct Chunk {
   int64_t index, tensor, begin, end, line;
 };
 
+// The rows of a tensor, or of one of its chunks where that is looked at alone.
+struct Rows {
+  int64_t first = 0, end = -1, chunk = -1;
+};
+
 // One parameter of a call: a row of the table.
 struct Tensor {
   const int64_t* row;
   void* grad;
   int64_t index;
+  Rows rows = {};
 
   OPTGEN_METHOD int64_t at(int column) const { return row[column]; }
   template <class T = void> OPTGEN_METHOD T* pointer(int column) const { return reinterpret_cast<T*>(row[column]); }

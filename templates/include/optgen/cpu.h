@@ -88,6 +88,15 @@ inline double* wide_of(const Call& call, const float* array) {
 // Brings what a stretch of a row has found together with what the row had.
 template <class How> inline void join_to(double& to, double found) { to = How::join(to, found); }
 
+// Every number of an array, or those of the rows at hand.
+template <class Body> inline void each(int64_t count, const Body& body) {
+  for (int64_t k = 0; k < count; ++k) body(k);
+}
+template <class Body> inline void each_row(const Tensor& t, const Body& body) {
+  const int64_t end = t.rows.end < 0 ? t.count(true, false) : t.rows.end;
+  for (int64_t k = t.rows.first; k < end; ++k) body(k);
+}
+
 // Sums of rows and columns; of a part, what it adds to those of the whole tensor.
 template <class How = Added>
 inline void finish_rows(const Call& call, const Tensor& t, int row_sums, int k, float* out) {
@@ -95,10 +104,12 @@ inline void finish_rows(const Call& call, const Tensor& t, int row_sums, int k, 
   double carried = 0.0;
   int64_t open_row = -1;
   double* const wide = wide_of(call, out);
-  for (int64_t row = 0; row < count; ++row) out[row] = float(How::value(0.0));
+  each_row(t, [&](int64_t row) { out[row] = float(How::value(0.0)); });
   for (int64_t row = 0; parts && row < count; ++row) wide[row] = How::value(0.0);
-  for (int64_t i = 0; i < t.at(CHUNKS); ++i) {
-    const Lines lines = lines_of(call, t, chunk_of(call, t.at(FIRST_CHUNK) + i), row_sums);
+  const bool alone = t.rows.chunk >= 0;
+  const int64_t first = alone ? t.rows.chunk : t.at(FIRST_CHUNK), end = first + (alone ? 1 : t.at(CHUNKS));
+  for (int64_t i = first; i < end; ++i) {
+    const Lines lines = lines_of(call, t, chunk_of(call, i), row_sums);
     for (int64_t j = 0; j < lines.rows; ++j) {
       const int64_t row = lines.first_row + j;
       carried = row == open_row ? How::join(carried, lines.row(k)[j]) : lines.row(k)[j];
@@ -143,11 +154,6 @@ inline void count_step(const Tensor& t) {
 }
 
 inline void wait_for_all() {}
-
-// Every number of an array.
-template <class Body> inline void each(int64_t count, const Body& body) {
-  for (int64_t k = 0; k < count; ++k) body(k);
-}
 
 // Sums over arrays below element kind.
 template <class How = Added> inline double sum_of(const float* x, int64_t count) {
@@ -194,6 +200,37 @@ inline void run_pass(const Call& call, Prepare prepare, RunChunk run_chunk, Fini
     });
     team.each(call.tensors, [&](int64_t i) { finish(call, tensor_of<columns>(call, i)); });
   });
+}
+
+// Elements of a chunk whose rows are visited once, at most; mirrored in optgen/runtime/engines/kernel_engine.py.
+constexpr int64_t VISIT = 65536;
+
+// True if the chunks of a tensor are of whole rows that a cache holds: they are all cut as the first one is.
+inline bool has_whole_rows(const Call& call, const Tensor& t) {
+  if (parts || t.at(CHUNKS) == 0) return false;
+  const Chunk c = chunk_of(call, t.at(FIRST_CHUNK));
+  return c.end - c.begin <= VISIT && c.end % t.at(COLS) == 0;
+}
+
+// A pass that goes on by rows, or that ends some that do: `run_rows` is they all, on the rows of a chunk. They are run
+// in place of the last of them, so that nothing is stored before other tensors have been summed.
+template <int columns, class Scalars, bool goes_on, class Prepare, class RunChunk, class RunRows, class Finish>
+inline void run_pass_by_rows(const Call& call, Prepare prepare, RunChunk run_chunk, RunRows run_rows, Finish finish) {
+  run_pass<columns, Scalars>(
+      call,
+      [&](const Call& call, const Tensor& t) { return has_whole_rows(call, t) ? Scalars{} : prepare(call, t); },
+      [&](const Call& call, const Tensor& t, const Chunk& c, const Scalars& scalars) {
+        if (!has_whole_rows(call, t)) {
+          run_chunk(call, t, c, scalars);
+        } else if (!goes_on) {
+          Tensor here = t;
+          here.rows = {c.begin / t.at(COLS), c.end / t.at(COLS), c.index};
+          run_rows(call, here, c);
+        }
+      },
+      [&](const Call& call, const Tensor& t) {
+        if (!goes_on || !has_whole_rows(call, t)) finish(call, t);
+      });
 }
 
 }  // namespace optgen

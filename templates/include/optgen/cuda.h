@@ -143,6 +143,10 @@ template <class Body> __device__ inline void each(int64_t count, const Body& bod
   __syncthreads();
 }
 
+template <class Body> __device__ inline void each_row(const Tensor& t, const Body& body) {
+  each(t.count(true, false), body);
+}
+
 // Sums over arrays below element kind.
 template <class How = Added> __device__ inline double sum_of(const float* x, int64_t count) {
   double sum = 0.0;

@@ -60,7 +60,7 @@ _step_block = Block(
             lambda f: f.percentile_clipping_below_100,
             before={"update_matrix": always, "share_sum": always, "update_squares": lambda f: f.cautious},
         ),
-        Partial("update_matrix", before="share_sum update_squares", over="element", op="matrices"),
+        Partial("update_matrix", before="share_sum update_squares", over="element", op="matrices", reads_param=True),
         Partial("share_sum", lambda f: f.cautious, before="update_squares"),
         Partial("param_squares", lambda f: f.max_unorm_above_0 or f.scale_parameter),
         Partial("update_squares", lambda f: f.max_unorm_above_0),

@@ -9,7 +9,7 @@ from optgen.backends.code import Brackets, Code, Labelled, Names, call
 from optgen.backends.py_printer import py_condition, py_number
 from optgen.backends.python_calls import field_lines, names_code, tuple_code
 from optgen.ir.formula import Formula
-from optgen.ir.nodes import Const, Expr, Kind, MatrixCall, Reduce, Ref, refs
+from optgen.ir.nodes import MATRICES, Const, Expr, Kind, MatrixCall, Reduce, Ref, refs
 from optgen.ir.rule import WholeRule
 from optgen.schedule.plan import PassPlan, Plan
 from optgen.schedule.sums import ElementSum, element_sums
@@ -24,7 +24,8 @@ def block_lines(name: str, plan: Plan, rule: WholeRule) -> list[str]:
         call("Array", f'"{n}"', f'"{plan.kinds[n].name.lower()}"', live_code(live)) for n, live in plan.arrays.items()
     ]
     scalars = block_text(rule, name, plan).scalar_count
-    partials = [_partial(item) for item in element_sums(plan).all]
+    reads_param = rule.matrices is not None and rule.matrices.reads_param
+    partials = [_partial(item, reads_param) for item in element_sums(plan).all]
     fields: dict[str, Code] = {
         "reads": Names(tuple(plan.host_inputs)) if plan.host_inputs else "",
         "passes": tuple_code([_pass(name, item) for item in plan.passes]),
@@ -73,8 +74,12 @@ def _pass(block: str, item: PassPlan) -> Code:
     return call("Pass", f'"{block}_{item.name}"', *([Names(names)] if names else []))
 
 
-def _partial(item: ElementSum) -> Code:
-    """A result of a pass."""
+def _partial(item: ElementSum, reads_param: bool) -> Code:
+    """A result of a pass.
+
+    Args:
+        reads_param: Whether the rule's own step on matrices reads the parameter.
+    """
     reduce = item.reduce
     live = [] if item.live.is_true else [live_code(item.live)]
     over = [] if reduce.over is Kind.TENSOR else [f'over="{reduce.over.name.lower()}"']
@@ -85,6 +90,8 @@ def _partial(item: ElementSum) -> Code:
             more = [f'op="{op}"']
             if settings:
                 more.append(Labelled("settings=", tuple_code(list(map(_setting, settings)))))
+            if op == MATRICES and reads_param:
+                more.append("reads_param=True")
     return call("Partial", f'"{item.name}"', *live, *_before(item), *over, *more)
 
 

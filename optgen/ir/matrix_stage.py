@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from optgen.diagnostics import Reporter, suggest
 from optgen.ir.builder import Builder
 from optgen.ir.formula import TRUE, Formula
-from optgen.ir.nodes import Call, Expr, Input, Kind, Program, Ref, walk
+from optgen.ir.nodes import Call, Expr, Input, Kind, Program, Ref, refs, walk
 from optgen.ir.parser import Stage, node_location
 from optgen.ir.scope import Scope
 from optgen.ir.shapes import LINES, OF_PARAMETER, OWN, MisfitError, Shape, shape_of, shown, size_name
@@ -48,6 +48,13 @@ class MatrixStage:
         """The states that random numbers are drawn for."""
         nodes = ((let.variable, node) for let in self.program.lets for node in walk(let.expr))
         return frozenset(name for name, node in nodes if isinstance(node, Call) and node.op == "normal_matrix")
+
+    @property
+    def reads_param(self) -> bool:
+        """True if it reads the parameter beside the gradient."""
+        given = {name for name, item in self.program.inputs.items() if item.role == "param"}
+        values = (*(let.expr for let in self.program.lets), *self.program.outputs.values())
+        return any(not given.isdisjoint(refs(value)) for value in values)
 
 
 def build_matrix_stage(

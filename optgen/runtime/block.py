@@ -43,6 +43,7 @@ class Partial:
         over: tensor, row or col: of which it is one number each; or element, for a function of matrices.
         op: sum or max; or the function, a name of `matrix_math.MATRIX_FUNCTIONS`.
         settings: Further arguments of the function: numbers, or names of values of a group.
+        reads_param: Whether the function reads the parameter too.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Partial:
     over: str = "tensor"
     op: str = "sum"
     settings: tuple[float | str, ...] = ()
+    reads_param: bool = False
 
     @cached_property
     def waiting(self) -> Mapping[str, Live]:

@@ -102,9 +102,16 @@ class State:
     draws: bool = False
     dims: tuple[str, ...] = ()
 
-    def shape(self, shape: torch.Size, settings: Settings) -> torch.Size:
-        """The shape of a state that has codecs, of a parameter of this shape."""
-        return type(shape)(matrix_sizes(self.dims, shape, settings)) if self.dims else shape
+    def shape(self, shape: torch.Size, settings: Settings, here: bool = True) -> torch.Size:
+        """The shape of a state that has codecs, of a parameter of this shape.
+
+        Args:
+            here: Whether a matrix of its own dimensions is kept by this process; if not, it has none of its rows.
+        """
+        if not self.dims:
+            return shape
+        rows, cols = matrix_sizes(self.dims, shape, settings)
+        return type(shape)((rows if here else 0, cols))
 
 
 @dataclass(frozen=True)
@@ -271,6 +278,11 @@ class Rule:
     def element_states(self) -> tuple[State, ...]:
         """States with a number per element."""
         return tuple(s for s in self.states.values() if s.kind == "element")
+
+    @cached_property
+    def has_matrices(self) -> bool:
+        """True if functions of matrices, or steps on them, run on parameters."""
+        return any(block.matrices for block in self.blocks.values())
 
     @cached_property
     def matrix_states(self) -> tuple[State, ...]:

@@ -32,7 +32,8 @@ from optgen.runtime.checkpoints.misfits import (
     structure_errors,
     unreadable,
 )
-from optgen.runtime.checkpoints.shards import Place, own_form, places_in
+from optgen.runtime.checkpoints.places import Place, places_in
+from optgen.runtime.checkpoints.shards import own_form
 from optgen.runtime.core.shards import local_tensor
 from optgen.runtime.cuda.graph_capture import adopted_lr
 from optgen.runtime.cuda.paged_memory import asks_for_paging, wait_for_host
@@ -116,7 +117,7 @@ def _read(
     except (TypeError, ValueError, RuntimeError) as error:
         return {}, [f"{label}: {error}"]
     first = place.codecs if place.shard is not None else ()
-    return read_entry(rule, label, place.own, entry, said, MARK in saved, place.lines, first, place.settings)
+    return read_entry(rule, label, place.own, entry, said, MARK in saved, place.lines, first, place.state_shape)
 
 
 def _adopted_group(optimizer: OptimizerLike, own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,9 +159,8 @@ def _warn_of_reencoding(
             if asked.name == "fp32":  # which holds what any other stands for
                 continue
             stored = entries.get(param, {}).get(state.name)
-            if stored is not None and not stored.codec.is_like(
-                asked, state.shape(local_tensor(param).shape, settings).numel()
-            ):
+            shape = state.shape(param.shape if state.dims else local_tensor(param).shape, settings)
+            if stored is not None and not stored.codec.is_like(asked, shape.numel()):
                 found.add((str(stored), str(asked)))
     for before, after in sorted(found):
         warnings.warn(

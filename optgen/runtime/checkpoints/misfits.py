@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from optgen.codecs import BLOCK_SIZES, CODECS, COMPENSATION, WHOLE_TENSOR, Codec
-from optgen.runtime.block import Settings, always
+from optgen.runtime.block import always
 from optgen.runtime.rule import Rule, State
 from optgen.runtime.settings.storage import dtype_name
 from optgen.runtime.settings.validation import checked, is_number
@@ -23,7 +22,6 @@ from optgen.runtime.states.stored import Stored, has_form, recognised, scale_key
 from optgen.runtime.step.last_norm import KEY as LAST_NORM
 
 MARK = "optgen"  # the key under which a checkpoint says what it is of
-NONE: Settings = MappingProxyType({})
 VERSION = 1  # of a checkpoint's form; checkpoints without MARK are older, or another library's
 
 
@@ -198,7 +196,7 @@ def read_entry(
     ours: bool = False,
     lines: torch.Size | None = None,
     first: tuple[Codec, ...] = (),
-    settings: Settings = NONE,
+    shape_of: Callable[[State], torch.Size] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """A saved state in one form, element states as `Stored` and nothing that is None; and what does not fit, in words.
 
@@ -206,7 +204,7 @@ def read_entry(
         ours: Whether the checkpoint is known to be of this rule: states that it does not have are then the user's own.
         lines: The shape that numbers of rows and columns belong to, if it is not the parameter's.
         first: For every state, the codec that comes before others where shapes could leave it in doubt.
-        settings: Of the parameter: matrices of their own dimensions have sizes by them.
+        shape_of: The shape of a state that has codecs, if it is not the parameter's.
     """
     found = _name_errors(rule, label, saved, ours)
     entry = {key: value for key, value in saved.items() if value is not None}
@@ -216,7 +214,7 @@ def read_entry(
             continue
         try:
             order = first[position : position + 1]
-            own = state.shape(param.shape, settings)
+            own = param.shape if shape_of is None else shape_of(state)
             entry[state.name] = read_elements(state, own, codes, scales, said.get(state.name, ()), order)
         except (TypeError, ValueError) as error:
             found.append(f"{label}: {error}")

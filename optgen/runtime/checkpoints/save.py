@@ -16,7 +16,9 @@ from typing import Any
 from torch import Tensor
 
 from optgen.runtime.checkpoints.misfits import MARK, VERSION, form_errors
-from optgen.runtime.checkpoints.shards import Place, places_in, saved_form
+from optgen.runtime.checkpoints.owned_matrices import Kept, divided, kept_tensors
+from optgen.runtime.checkpoints.places import Place, places_in
+from optgen.runtime.checkpoints.shards import saved_form
 from optgen.runtime.core.shards import is_dtensor
 from optgen.runtime.states.step_counts import with_exact_counts
 from optgen.runtime.states.stored import Stored, first_alike, scale_key, stored_in
@@ -88,23 +90,37 @@ def with_saved_shards(optimizer: OptimizerLike, saved: dict[str, Any]) -> dict[s
     """Convert the result of `state_dict`: states of DTensor parameters take the form that checkpoints have."""
     rule, states = optimizer._policy.rule, dict(saved["state"])
     theirs = zip(optimizer.param_groups, saved["param_groups"], strict=True)
+    owned: list[Kept] = []
     for place in places_in(optimizer, [{**own, "params": group["params"]} for own, group in theirs]):
-        if place.shard is not None and place.shard.placed is not None and place.key in states:
-            entry = states[place.key]
-            states[place.key] = saved_form(rule, place.shard, entry, dict(_stored(optimizer, place, entry)))
+        if place.shard is None or place.shard.placed is None or place.key not in states:
+            continue
+        stored = dict(_stored(optimizer, place, states[place.key]))
+        of_elements = {state.name: stored[state.name] for state in rule.element_states if state.name in stored}
+        states[place.key] = saved_form(rule, place.shard, states[place.key], of_elements)
+        for state in rule.matrix_states if place.owner is not None else ():
+            if state.name in stored:
+                owned += kept_tensors(place, state, stored[state.name])
+    for each, value in divided(owned):
+        states[each.place.key][each.name] = value
     return {**saved, "state": states}
 
 
 def _stored(optimizer: OptimizerLike, place: Place, entry: Mapping[str, Any]) -> Iterator[tuple[str, Stored]]:
-    """States with a number an element, but for those that a hook has made something else of."""
+    """States that have codecs, but for those that a hook has made something else of.
+
+    Raises:
+        ValueError: for what no codec stores of a matrix that other processes wait for.
+    """
     mine, record = optimizer.state.get(place.param, {}), optimizer._codecs.get(place.param)
-    for state, wanted in zip(optimizer._policy.rule.element_states, place.codecs, strict=False):
+    for state, wanted in zip(optimizer._policy.rule.coded_states, place.codecs, strict=True):
         if _form_of(state.name, entry) is None:
             continue
         kept = _form_of(state.name, entry) == _form_of(state.name, mine)
         try:
-            stored = stored_in(state, mine if kept else entry, place.own.shape, record, wanted)
+            stored = stored_in(state, mine if kept else entry, place.state_shape(state), record, wanted)
         except ValueError:
+            if state.dims and place.owner is not None:
+                raise
             continue
         if stored is not None:
             yield state.name, Stored(stored.codec, entry[state.name], entry.get(scale_key(state.name)))

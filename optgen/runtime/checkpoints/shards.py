@@ -13,6 +13,7 @@
   Of others, `NAME_scales` is (sizes of dims..., places): a part's scales in its own places, one after the other; there
   is room for them however the tensor is divided. `NAME_division`, int32 (times + 1, dimensions), says among how many
   processes each dimension was divided, time after time (0: it was not), and the elements of a block.
+- Matrices of their own dimensions, which an owner has, are DTensors of their own (owned_matrices.py).
 
 torch.distributed.checkpoint asks a checkpoint for every key that the optimizer has now, and for no other: there can be
 no key more, nor one of the two tables of scales for all parts, or checkpoints of today would not load.
@@ -25,7 +26,7 @@ float32, which are still read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -34,6 +35,8 @@ from torch import Tensor
 
 from optgen.codecs import BLOCK_SIZES, CODECS, COMPENSATION, WHOLE_TENSOR, Codec
 from optgen.runtime.checkpoints.misfits import read_elements
+from optgen.runtime.checkpoints.owned_matrices import own_matrix
+from optgen.runtime.checkpoints.places import Place
 from optgen.runtime.checkpoints.shard_lines import (
     box_scales,
     counts_in,
@@ -55,65 +58,12 @@ from optgen.runtime.checkpoints.shard_lines import (
 from optgen.runtime.core.shards import Shard, is_dtensor, local_tensor
 from optgen.runtime.dimensions import kind_dims
 from optgen.runtime.rule import Rule, State
-from optgen.runtime.settings.matrix_form import matrix_form
-from optgen.runtime.settings.storage import choose_codecs, dtype_name
+from optgen.runtime.settings.storage import dtype_name
 from optgen.runtime.states.store import stored_shapes
 from optgen.runtime.states.stored import Stored, recognised_codes, scale_key, store
-from optgen.runtime.step.find_shards import find_shards
-from optgen.runtime.step.optimizer_like import OptimizerLike
 
 BLOCKS, VALUES, DIVISION, SCALES = "_blocks", "_values", "_division", "_scales"  # ends of keys
 PACKED = [codec for codec in CODECS.values() if codec.packed > 1]
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """A parameter and its key in a checkpoint.
-
-    Attributes:
-        own: Tensor of this process: the parameter, or its part of it.
-        codecs: That its states are asked to be in.
-        settings: Of the parameter, in the checkpoint.
-        seen: Shape that kernels see the parameter in.
-    """
-
-    key: Any
-    param: Tensor
-    own: Tensor
-    shard: Shard | None
-    codecs: tuple[Codec, ...]
-    settings: Mapping[str, Any]
-    seen: torch.Size
-
-    @property
-    def lines(self) -> torch.Size:
-        """The shape that numbers of rows and columns belong to."""
-        return self.seen if self.shard is None else self.shard.line_shape
-
-
-def places_in(optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]]) -> list[Place]:
-    """The parameters of an optimizer, in their order.
-
-    Args:
-        groups: A checkpoint's, as many and as long as the optimizer's.
-    """
-    params = [param for group in optimizer.param_groups for param in group["params"]]
-    shards = find_shards(optimizer._policy.name, params)
-    places = []
-    for own, theirs in zip(optimizer.param_groups, groups, strict=True):
-        common = {**optimizer.defaults, **own}
-        overrides = [group["overrides"] for group in (theirs, own) if group.get("overrides")]
-        for index, (param, key) in enumerate(zip(own["params"], theirs["params"], strict=True)):
-            shard = shards.get(id(param))
-            settings = common
-            for each in overrides:
-                settings = {**settings, **each.get(index, {})}
-            shape = param.shape if shard is None else shard.shape
-            codecs = choose_codecs(optimizer._policy.rule, settings, shape)
-            read = {name: theirs[name] for name in optimizer._policy.rule.hypers if name in theirs}
-            seen = matrix_form(optimizer._policy.rule, param.shape, settings)
-            places.append(Place(key, param, local_tensor(param), shard, codecs, {**settings, **read}, seen))
-    return places
 
 
 # To a checkpoint
@@ -210,6 +160,10 @@ def own_form(
         elif isinstance(saved.get(state.name), Tensor | Stored):
             result[state.name] = _own_elements(state, wanted, shard, saved, said.get(state.name, ()))
         if isinstance(result.get(state.name), Stored):
+            result.pop(scale_key(state.name), None)
+    for state, wanted in zip(rule.matrix_states, place.codecs[len(rule.element_states) :], strict=True):
+        if isinstance(saved.get(state.name), Tensor | Stored):
+            result[state.name] = own_matrix(state, place, saved, said.get(state.name, ()), wanted)
             result.pop(scale_key(state.name), None)
     for state in rule.tensor_states:
         value = saved.get(state.name)

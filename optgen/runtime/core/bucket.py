@@ -13,8 +13,8 @@ from torch import Tensor
 
 from optgen.codecs import Codec
 from optgen.runtime.block import Flags, Settings
-from optgen.runtime.core.shards import Shard
-from optgen.runtime.rule import Rule
+from optgen.runtime.core.shards import Owner, Shard
+from optgen.runtime.rule import Rule, State
 from optgen.runtime.settings.param_groups import DTYPES
 
 
@@ -35,6 +35,7 @@ class Member:
         shard: Place of `param` in it; None where it is all of it.
         form: Shape that kernels see it in, where that is not its own.
         count: Number of steps it has had, exact: float64 of shape (), where `entry["step"]` lies.
+        owner: The process that has its matrices, if several have parts of them.
     """
 
     param: Tensor
@@ -51,6 +52,13 @@ class Member:
     shard: Shard | None = None
     form: torch.Size | None = None
     count: Tensor | None = None
+    owner: Owner | None = None
+
+    def state_shape(self, state: State) -> torch.Size:
+        """The shape of a state that has codecs, of which this process has its part; of a matrix all or nothing."""
+        if not state.dims:
+            return self.param.shape
+        return state.shape(self.shape, self.settings, here=self.owner is None or self.owner.here)
 
     @property
     def divided_matrices(self) -> bool:

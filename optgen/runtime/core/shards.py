@@ -104,6 +104,27 @@ class Shard:
         return result
 
 
+Box = tuple[tuple[int, ...], torch.Size]
+"""A part of a tensor: where it begins in each dimension, and its sizes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Owner:
+    """The owner of a divided parameter's matrices, who computes on them for all that have parts.
+
+    Attributes:
+        group: These processes.
+        rank: The owner's among them.
+        here: Whether this process is the owner.
+        boxes: The part of the parameter that each of them has; None if it takes no part.
+    """
+
+    group: Any
+    rank: int
+    here: bool
+    boxes: tuple[Box | None, ...]
+
+
 PLAIN = (Tensor, Parameter)
 
 

@@ -22,11 +22,9 @@ from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like, layo
 from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.dimensions import shape_of
 from optgen.runtime.engines import matrices
-from optgen.runtime.engines.matrix_stage import SettingsNow
-from optgen.runtime.engines.torch_engine import States, View
+from optgen.runtime.engines.own_step import run_own_steps
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.storage import dtype_name
-from optgen.runtime.states.step_counts import steps_of
 from optgen.runtime.states.stored import scale_key
 
 TILE = 256
@@ -331,10 +329,12 @@ class KernelEngine:
     def run_matrices(self, name: str, block: Block, index: int) -> None:
         """Run the functions of matrices that take what a pass has stored for them; the results take its place."""
         for partial in block.taken(block.passes[index], self.bucket.flags):
+            if (name, partial.name) not in self.matrices or matrices.is_divided(block, self.members[0]):
+                continue
+            member, elements = self.members[0], self.matrices[name, partial.name]
             if partial.op == matrices.OWN_STEP:
-                self._run_own(self.matrices[name, partial.name])
-            elif (name, partial.name) in self.matrices and not matrices.is_divided(block, self.members[0]):
-                member, elements = self.members[0], self.matrices[name, partial.name]
+                run_own_steps(self.rule, self.members, list(elements.view(-1, *member.seen)), self.values)
+            else:
                 matrices.apply(partial, elements, member.seen, self.values, member)
 
     def matrix_part(self, name: str, partial: str, index: int) -> Tensor:
@@ -343,17 +343,6 @@ class KernelEngine:
         if elements is None:  # a part without elements, for which there is no memory
             return torch.empty(shape, dtype=torch.float32, device=self.bucket.device)
         return elements.view(len(self.members), *shape)[index]
-
-    def _run_own(self, elements: Tensor) -> None:
-        """Run the rule's own step on each matrix."""
-        members, shape = self.members, self.members[0].param.shape
-        numbers = [x for m in members for x in (m.entry["step"].double(), m.count) if x is not None]
-        counts = torch.stack(numbers).view(-1, 2).tolist()
-        for member, count, x in zip(members, counts, elements.view(-1, *shape), strict=True):
-            view = View(self.rule, member, steps_of(*count) + 1.0)
-            view.settings_now = SettingsNow(self.rule, self.values.rows[member.row])
-            view.states = States(self.rule, member)
-            x.copy_(view.run_matrices(x))
 
     def finish(self, name: str) -> None:
         """End the step: parameters that are not contiguous get their new values."""

@@ -49,8 +49,8 @@ def read_matrix(rule: Rule, member: Member, name: str) -> Tensor:
     """A state that is a matrix, in float32."""
     state = rule.states[name]
     codec = member.codecs[rule.coded_states.index(state)]
-    shape = state.shape(member.param.shape, member.settings)
-    return decode(codec, member.entry[name], member.entry.get(scale_key(name)), state.signed, shape)
+    scales = member.entry.get(scale_key(name))
+    return decode(codec, member.entry[name], scales, state.signed, member.state_shape(state))
 
 
 def run(view: Stepped, grad: Tensor) -> Tensor:
@@ -93,5 +93,5 @@ def _warn(view: Stepped, why: str) -> None:
     member = view.member
     names = member.settings.get("param_names") or ()
     name = f" {names[member.index]!r}" if member.index < len(names) else ""
-    what = f"parameter {member.number}{name} of shape {tuple(member.param.shape)} was left as it was in this step"
+    what = f"parameter {member.number}{name} of shape {tuple(member.shape)} was left as it was in this step"
     warnings.warn(f"{view.rule.name}: {what}: {why}", NotFiniteWarning, stacklevel=2)

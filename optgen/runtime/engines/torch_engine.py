@@ -145,8 +145,8 @@ class View:
     # A step on matrices
 
     def run_matrices(self, x: Tensor) -> Tensor:
-        """Run the rule's step on matrices, which takes these elements, and gives a direction."""
-        return matrix_stage.run(self, x)
+        """Run the rule's step on matrices, which takes these elements, and gives a direction; or see `on_matrices`."""
+        return x.clone() if self.member.divided_matrices else matrix_stage.run(self, x)
 
     def on_matrices(self, function: Callable[..., Tensor], x: Tensor, *settings: Any) -> Tensor:
         """The result of a function of matrices; where processes have parts of them, what the owners of these take."""

@@ -18,6 +18,11 @@ from optgen.runtime.settings.storage import dtype_name
 from optgen.runtime.states.store import KEPT_DTYPES, Placement, stored_shape, stored_shapes
 from optgen.runtime.states.stored import scale_key
 
+_OF_OWNER = (
+    ": of a parameter that is divided among processes its owner has all of it and the others no rows, and which "
+    "process is the owner follows from all parameters of the optimizer; load a checkpoint after taking any away"
+)
+
 
 def why_unreadable(value: Tensor) -> str:
     """Reason why no kernel can read a tensor, in words that follow "is"; "" if it can."""
@@ -52,9 +57,10 @@ def check_states(rule: Rule, member: Member, placement: Placement) -> None:
             continue
         _check_readable(state.name, value)
         has_codecs = state in rule.coded_states
-        shape = state.shape(param.shape, member.settings) if has_codecs else member.line_shape
+        shape = member.state_shape(state) if has_codecs else member.line_shape
         if tuple(value.shape) not in stored_shapes(state, shape):
-            raise ValueError(f"state {state.name!r} has shape {tuple(value.shape)}, not {stored_shape(state, shape)}")
+            wrong = f"state {state.name!r} has shape {tuple(value.shape)}, not {stored_shape(state, shape)}"
+            raise ValueError(wrong + (_OF_OWNER if state.dims and member.owner is not None else ""))
         if not placement.takes(state, value):
             raise ValueError(f"state {state.name!r} is on {value.device}, its parameter on {param.device}")
         if not has_codecs and value.dtype is not torch.float32:

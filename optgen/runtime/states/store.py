@@ -185,7 +185,7 @@ def settle_states(
             continue
         shape, home = param.shape, placement
         if state.dims:  # which no kernel reads
-            shape, home = state.shape(param.shape, view.settings), replace(placement, pager=None)
+            shape, home = view.member.state_shape(state), replace(placement, pager=None)
         key, found = scale_key(state.name), present.get(state.name)
         scales = None if found is None else _flat(found.scales)
         stored[state.name] = codec

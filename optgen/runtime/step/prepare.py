@@ -13,7 +13,7 @@ from torch import Tensor
 from optgen.runtime.block import Block, Settings
 from optgen.runtime.core import sweep
 from optgen.runtime.core.bucket import Bucket, Member, check_gradient, flags_of
-from optgen.runtime.core.shards import Shard, local_gradient, local_tensor, with_stand_ins
+from optgen.runtime.core.shards import Owner, Shard, local_gradient, local_tensor, with_stand_ins
 from optgen.runtime.core.step_inputs import Inputs, SkippedStepError
 from optgen.runtime.cuda.graph_capture import asks_for_capture, check_member, check_warm
 from optgen.runtime.engines.engine import Engine
@@ -36,6 +36,7 @@ from optgen.runtime.step.last_norm import is_asked
 from optgen.runtime.step.matrix_owners import MatrixOwners
 from optgen.runtime.step.matrix_parts import form_of_part
 from optgen.runtime.step.optimizer_like import OptimizerLike
+from optgen.runtime.step.owners import find_owners
 from optgen.runtime.step.partition import is_part
 from optgen.runtime.step.prepared import PreparationKey, Prepared
 from optgen.runtime.step.shard_limits import check_one_scale, check_partition, check_starts, reduces, shard_target
@@ -203,6 +204,7 @@ class _Preparer:
         self.name = optimizer._policy.name
         self.params, self.grads, self.inputs = params, grads, inputs
         self.shards: Mapping[int, Shard] = {}
+        self.owners: Mapping[int, Owner] = {}
         self.reduces = False  # anything of a parameter that is divided among processes
         self.rows: list[tuple[dict[str, Any], Mapping[str, Any]]] = []
         self.known_rows: dict[tuple[Any, ...], int] = {}
@@ -219,6 +221,7 @@ class _Preparer:
         by_last_norm = is_asked(self.name, self.optimizer.param_groups)
         everything = [param for group in self.optimizer.param_groups for param in group["params"]]
         self.shards = find_shards(self.name, everything)
+        self.owners = find_owners(self.name, self.rule, self.optimizer.param_groups, self.shards)
         members = self._members()
         if is_part(self.optimizer):
             check_partition(self.name, self.rule.blocks[self.block], members)
@@ -229,7 +232,7 @@ class _Preparer:
         for member in members:
             self._bucket(buckets, member)
         engines: list[Engine] = [make_engine(self.name, self.rule, bucket) for bucket in buckets.values()]
-        owners = MatrixOwners(self.name, self.rule, self.rule.blocks[self.block], engines)
+        owners = MatrixOwners(self.rule, self.rule.blocks[self.block], engines)
         if self.inputs.found_inf is not None and members:
             # Asked of the engines: another target than was chosen may serve, which must not run a skipped step.
             starts = any(callable(state.init) for state in self.rule.states.values())
@@ -282,7 +285,7 @@ class _Preparer:
             if state.exists(member.flags)
         ]
         record = self.optimizer._codecs.get(member.whole)
-        shapes = [state.shape(member.param.shape, member.settings) for state, _ in asked]
+        shapes = [member.state_shape(state) for state, _ in asked]
         present = stored_states(asked, member.entry, shapes, record)
         if member.shard is not None and member.shard.divisions:
             check_one_scale(self.name, asked, present)
@@ -343,6 +346,7 @@ class _Preparer:
                         rounding=choose_rounding(settings, param),
                         shard=shard,
                         form=form,
+                        owner=self.owners.get(id(param)),
                     )
                 )
             before += len(group["params"])
@@ -370,7 +374,7 @@ class _Preparer:
         block = self.rule.blocks[self.block]
         target = self._target(param, member.settings["target"])
         if member.shard is not None:
-            target = shard_target(self.name, block, member, target)
+            target = shard_target(self.name, self.rule, block, member, target)
         check_member(self.name, member.settings, param, target, on_host=block.commit is not None, rule=self.rule)
         kernel = (target, param.dtype, grad_dtype, param.device, member.flags, member.codecs, member.rounding)
         key = self._batch(buckets, kernel, member) if takes_matrices(block, member) else kernel

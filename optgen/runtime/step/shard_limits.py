@@ -9,14 +9,14 @@ from optgen.runtime.block import Block, Flags
 from optgen.runtime.core.bucket import Member
 from optgen.runtime.core.shards import Shard
 from optgen.runtime.cuda.graph_capture import check_whole
-from optgen.runtime.engines.matrices import OWN_STEP, takes_matrices
+from optgen.runtime.engines.matrices import takes_matrices
 from optgen.runtime.rule import Rule, State
 from optgen.runtime.states.stored import Stored
 
 FLAT_SHARD = "FullyShardedDataParallel keeps flat shards, which have no rows and columns; use fully_shard"
 
 
-def shard_target(name: str, block: Block, member: Member, target: str) -> str:
+def shard_target(name: str, rule: Rule, block: Block, member: Member, target: str) -> str:
     """The target that serves a part: the one that would serve a whole tensor, or torch's where that cannot.
 
     Raises:
@@ -35,7 +35,8 @@ def shard_target(name: str, block: Block, member: Member, target: str) -> str:
         raise RuntimeError(f"{name}: target={target!r} cannot serve {what}: {why}; leave target out")
     if why:
         target = "torch"
-    if target == "torch" and shard.divisions and any(codec.block == WHOLE_TENSOR for codec in member.codecs):
+    of_elements = member.codecs[: len(rule.element_states)]
+    if target == "torch" and shard.divisions and any(codec.block == WHOLE_TENSOR for codec in of_elements):
         raise ValueError(
             f"{name}: one scale for the whole of {what}, whose parts lie in several processes, needs the cpu or the "
             "cuda target; use block_wise=True"
@@ -60,10 +61,8 @@ def _refuse(name: str, what: str, block: Block, member: Member, shard: Shard, li
     Raises:
         ValueError: with the reason.
     """
-    own = any(partial.op == OWN_STEP for partial in block.matrices.values())
-    if shard.divisions and takes_matrices(block, member) and (own or shard.placed is None):
-        why = FLAT_SHARD if shard.placed is None else "leave it whole, or give it to another optimizer"
-        raise ValueError(f"{name} takes whole matrices, and {what} is divided among processes: {why}")
+    if shard.divisions and takes_matrices(block, member) and shard.placed is None:
+        raise ValueError(f"{name} takes whole matrices, and {what} is divided among processes: {FLAT_SHARD}")
     if lines and shard.offset is None:
         raise ValueError(f"{name}: its rows and columns cannot be found in {what}: " + (shard.unnamed or FLAT_SHARD))
     if lines and block.line_sums and shard.cuts_matrices:
@@ -119,7 +118,7 @@ def check_one_scale(name: str, asked: Iterable[tuple[State, Codec]], present: Ma
         ValueError: naming the state.
     """
     for state, codec in asked:
-        found = present.get(state.name)
+        found = None if state.dims else present.get(state.name)
         if codec.block == WHOLE_TENSOR and found is not None and found.codec != codec:
             raise ValueError(
                 f"{name}: state {state.name!r} is stored as {found.codec}, and of a parameter that is divided among "

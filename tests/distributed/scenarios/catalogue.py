@@ -18,7 +18,7 @@ CLASSES = {name: getattr(optgen_optim, name) for name in reversed(list(optgen_op
 RULES = {cls.rule.name: name for name, cls in CLASSES.items() if not cls.fixed.get("fused_backward")}
 
 
-# Steps on matrices of their own dimensions, which need whole ones.
+# Steps on matrices of their own dimensions.
 STEPS_ON_MATRICES = {"apollo", "dion", "galore", "galore_adafactor", "shampoo", "soap"}
 
 # These draw matrices by a parameter's position, which is that among a process's own in ZeroRedundancyOptimizer.
@@ -28,7 +28,6 @@ DRAWN = {"apollo", "dion"}
 REFUSED = {
     "fsdp1": {"adafactor", "muon", "normuon", "adamuon"} | STEPS_ON_MATRICES,
     "zero": {"prodigy", "grokadamw"},
-    **dict.fromkeys(("fully_shard", "tensor parallel, rows", "tensor parallel, columns"), STEPS_ON_MATRICES),
 }
 
 

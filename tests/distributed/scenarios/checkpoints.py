@@ -29,7 +29,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard
 from torch.nn.parallel import DistributedDataParallel
 
-from distributed.scenarios.parts import furthest
+from distributed.scenarios.parts import equal, furthest
 from distributed.scenarios.world import (
     LeftOut,
     Scenario,
@@ -48,6 +48,7 @@ STEPS = 2  # of each run
 FITTING = [(10, 256), (6, 512), (9, 256)]
 UNEVEN = [(10, 70), (3, 50), (9,), (6, 4, 5, 3)]
 MATRICES = [(10, 70), (30, 5), (300, 3), (6, 4, 5, 3)]
+WHOLE = [(10, 7), (9, 30), (6, 12), (7, 10), (1, 5)]  # matrices whose states owners have
 THIN = [(1, 2), (1, 4), (4, 1), (5, 1), (2, 2, 1), (4, 3, 1)]  # codes, scales and parts of them have equal shapes
 
 
@@ -75,6 +76,7 @@ class Case:
 
 
 EIGHT, FOUR = {"min_8bit_size": 0}, {"optim_bits": 4, "min_8bit_size": 0}
+GALORE = {"rank": 3, "update_proj_gap": 2}
 FACTORS = {"lr": 1e-2, "relative_step": False, "beta1": 0.9, "percentile_clipping": 50}
 
 CASES: dict[str, Case] = {
@@ -105,6 +107,11 @@ CASES: dict[str, Case] = {
     "rows by columns": Case("LAMB", {"lr": 1e-2}, MATRICES, how="both"),
     "rows by columns, 8 bits": Case("AdamW8bit", EIGHT, MATRICES, exact=False, how="both", full=True),
     "rows by columns, 4 bits": Case("AdamW", FOUR, MATRICES, exact=False, how="both"),
+    "owned": Case("GaLoreAdamW", GALORE, WHOLE),
+    "owned, 16 bits": Case("SOAP", {"optim_bits": 16, "precondition_frequency": 2}, WHOLE, how="hybrid"),
+    "owned, 8 bits": Case("GaLoreAdamW8bit", {**GALORE, **EIGHT}, WHOLE, how="columns"),
+    "owned, 4 bits": Case("Dion", {"rank": 3, **FOUR}, WHOLE, how="both"),
+    "owned, one scale": Case("APOLLOMini8bit", {**GALORE, **EIGHT, "block_wise": False}, WHOLE, how="twice"),
 }
 
 
@@ -216,16 +223,19 @@ def states(model: Model, optimizer: Any) -> list[dict[str, Tensor]]:
     parts = find_shards("", list(model.parameters()))
     for param in model.parameters():
         part, entry = parts.get(id(param)), optimizer.state[param]
-        own = param.shape if part is None else part.own
         found = {}
-        for state, wanted in zip(rule.element_states, choose_codecs(rule, group, param.shape), strict=True):
+        for state, wanted in zip(rule.coded_states, choose_codecs(rule, group, param.shape), strict=True):
             if state.name not in entry:
                 continue
+            has_rows = not state.dims or len(entry[state.name]) > 0
+            own = state.shape(param.shape if part is None or state.dims else part.own, group, here=has_rows)
             stored = stored_in(state, entry, own, optimizer._codecs.get(param), wanted)
             assert stored is not None
             assert stored.codec == wanted, (stored.codec, wanted)
             value = stored.values(state.signed, own)
-            if part is not None:
+            if part is not None and state.dims:
+                value = _of_owner(value)
+            elif part is not None:
                 mesh, placements = part.placed
                 value = DTensor.from_local(
                     value, mesh, placements, shape=param.shape, stride=param.stride()
@@ -237,6 +247,15 @@ def states(model: Model, optimizer: Any) -> list[dict[str, Tensor]]:
         found["step"] = entry["step"]
         result.append(found)
     return result
+
+
+def _of_owner(value: Tensor) -> Tensor:
+    """A matrix that one process has, or one in each group of replicas; the others have none of its rows."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    owned = [each for each in values if len(each)]
+    assert all(torch.equal(each, owned[0]) for each in owned)
+    return owned[0]
 
 
 def _compare(case: str, found: list[dict[str, Tensor]], wanted: list[dict[str, Tensor]]) -> float:
@@ -276,7 +295,10 @@ def go_on(world: World, case: str, before: int) -> float:
     if chosen.exact:
         begin, grads = starts(chosen.shapes), gradients(chosen.shapes, 3 * STEPS)[: first + STEPS]
         wanted = train_plain(lambda params: getattr(optgen_optim, chosen.name)(params, **chosen.settings), begin, grads)
-        return furthest([whole(param) for param in model.parameters()], wanted, begin, first + STEPS)
+        found = [whole(param) for param in model.parameters()]
+        if optimizer.rule.matrix_states:
+            equal(found, wanted)
+        return furthest(found, wanted, begin, first + STEPS)
     return worst
 
 
@@ -366,6 +388,8 @@ SCENARIOS: Scenarios = {
                 ("columns, 4 bits", "fully_shard"),
                 ("rows by columns, 4 bits", "columns"),
                 ("8 bits, uneven", "fully_shard"),
+                ("owned, 8 bits", "fully_shard"),
+                ("owned, 4 bits", "columns"),
             )
         },
         **{
@@ -375,6 +399,9 @@ SCENARIOS: Scenarios = {
                 ("rows by columns", "fully_shard"),
                 ("columns, one scale", "fully_shard"),
                 ("32 bits", "columns"),
+                ("owned, 8 bits", "fully_shard"),
+                ("owned, 4 bits", "columns"),
+                ("owned", "both"),
             )
         },
         "kept shards": Scenario(kept_shards),

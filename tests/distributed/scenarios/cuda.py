@@ -60,7 +60,7 @@ def refusals(world: World) -> None:
         optimizer.param_groups[0]["target"] = None
         optimizer.step()
         (member,) = optimizer._kept.of_all[0].members
-        assert shard_target("", optimizer.rule.blocks["step"], member, "cuda") == "torch"
+        assert shard_target("", optimizer.rule, optimizer.rule.blocks["step"], member, "cuda") == "torch"
 
 
 SCENARIOS: Scenarios = {

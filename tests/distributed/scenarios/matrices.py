@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
 import optgen_optim
 import torch
+import torch.distributed as dist
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.debug import CommDebugMode
 
@@ -37,6 +39,23 @@ CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
     "rows on the torch target": ("NorMuon", {"lr": 0.01, "target": "torch"}, False),
     "elements": ("AdaMuon", {}, False),
 }
+RANK = {"rank": 3, "update_proj_gap": 2}  # a refresh within the steps
+# Steps on whole matrices, whose states the owner alone has: all bits are those of one process.
+OWN: dict[str, tuple[str, dict[str, Any]]] = {
+    "galore": ("GaLoreAdamW", {**RANK, "lr": 1e-2}),
+    "galore, 8 bits": ("GaLoreAdamW8bit", {**RANK, **SMALL}),
+    "galore, 4 bits, torch target": ("GaLoreAdamW", {**RANK, **SMALL, "optim_bits": 4, "target": "torch"}),
+    "galore adafactor": ("GaLoreAdafactor", {**RANK, "beta1": 0.9}),
+    "galore adafactor, torch target": ("GaLoreAdafactor", {**RANK, "target": "torch"}),
+    "apollo": ("APOLLO", RANK),
+    "apollo mini, 8 bits": ("APOLLOMini8bit", {**RANK, **SMALL, "block_wise": False}),
+    "soap": ("SOAP", {"precondition_frequency": 2}),
+    "soap, 16 bits, torch target": ("SOAP", {"precondition_frequency": 2, "optim_bits": 16, "target": "torch"}),
+    "shampoo": ("Shampoo", {"precondition_frequency": 2}),
+    "dion": ("Dion", {"rank": 3}),
+    "dion, 4 bits": ("Dion", {"rank": 3, "optim_bits": 4, **SMALL}),
+}
+CASES |= {case: (*made, True) for case, made in OWN.items()}
 PLACED: dict[str, tuple[tuple[int, ...], list[Any]]] = {
     "by rows": ((), [Shard(0)]),
     "by columns": ((), [Shard(1)]),
@@ -64,9 +83,23 @@ def stepped(world: World, case: str, kind: str) -> float:
         sent = sum(count for kind, count in counts.items() if "alltoall" in str(kind))
         assert sent == 2, counts
     found, expected = [whole(param) for param in params], train_plain(make, begin, grads)
+    if case in OWN:
+        check_kept_once(world, optimizer, params)
     if exact:
         equal(found, expected)
     return furthest(found, expected, begin, STEPS)
+
+
+def check_kept_once(world: World, optimizer: Any, params: list[Any]) -> None:
+    """Check that one process of each group of replicas has the matrices of a parameter, and the others nothing."""
+    for param in params:
+        entry, replicas = optimizer.state[param], 1
+        for size, placement in zip(param.device_mesh.shape, param.placements, strict=True):
+            replicas *= size if placement.is_replicate() else 1
+        states = [state.name for state in optimizer.rule.matrix_states if state.name in entry]
+        had = torch.tensor([float(entry[name].numel() > 0) for name in states])
+        dist.all_reduce(had)
+        assert had.tolist() == [float(replicas)] * len(states), (states, had)
 
 
 def experts(world: World) -> None:
@@ -92,12 +125,61 @@ def owners_share_the_work(world: World) -> None:
         param.grad = distribute_tensor(grad, mesh, [Shard(0)])
     optimizer = optgen_optim.Muon(params)
     optimizer.step()
-    ((_, owned),) = optimizer._kept.of_all[0].owners.groups
+    ((_, owned),) = optimizer._kept.of_all[0].owners.groups.values()
     work = [0] * world.size
     for each in owned:
-        work[each.owner] += each.form.numel() * min(each.form)
+        work[each.owner.rank] += each.form.numel() * min(each.form)
     assert max(work) - min(work) <= 40 * 30 * 30, work
-    assert len({each.owner for each in owned[-2:]}) == 2
+    assert len({each.owner.rank for each in owned[-2:]}) == 2
+
+
+def owners_stay(world: World) -> None:
+    """Owners are those of all parameters, whichever a step takes; a group more changes none, a parameter less does."""
+    mesh, begin, grads = world.mesh(), starts(SHAPES), gradients(SHAPES, STEPS)
+    params = [torch.nn.Parameter(distribute_tensor(value, mesh, [Shard(0)])) for value in begin]
+    plain = [torch.nn.Parameter(value.clone()) for value in begin]
+    pairs = [(optgen_optim.GaLoreAdamW(own[:3], **RANK), own) for own in (params, plain)]
+    for number, step in enumerate(grads):
+        for optimizer, own in pairs:
+            if number == 2:
+                optimizer.add_param_group({"params": own[3:]})
+            for i, (param, grad) in enumerate(zip(own, step, strict=True)):
+                there = i != number  # one of them has none
+                param.grad = None if not there else distribute_tensor(grad, mesh, [Shard(0)]) if own is params else grad
+            optimizer.step()
+    equal([whole(param) for param in params], plain)
+    check_kept_once(world, pairs[0][0], [param for param in params if param in pairs[0][0].state])
+    optimizer, before = pairs[0][0], [whole(param) for param in params]
+    del optimizer.param_groups[0]["params"][1]  # the largest
+    try:
+        optimizer.step()
+    except ValueError as error:
+        assert "is the owner follows from all parameters" in str(error), error
+    else:
+        raise AssertionError("stepped")
+    equal([whole(param) for param in params], before)
+
+
+def not_finite(world: World) -> None:
+    """A matrix of which one process has an Inf stays as it was on all of them, and so do its states."""
+    mesh, shapes = world.mesh(), [(6, 5), (4, 7)]
+    params = [torch.nn.Parameter(distribute_tensor(value, mesh, [Shard(0)])) for value in starts(shapes)]
+    optimizer = optgen_optim.GaLoreAdamW(params, **RANK)
+    kept: list[Any] = []
+    for number, step in enumerate(gradients(shapes, 2)):
+        step[0][0, 0] = torch.inf if number == 1 else step[0][0, 0]
+        for param, grad in zip(params, step, strict=True):
+            param.grad = distribute_tensor(grad, mesh, [Shard(0)])
+        if number == 1:
+            kept = [whole(params[0]), {key: value.clone() for key, value in optimizer.state[params[0]].items()}]
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            optimizer.step()
+    here = optimizer.state[params[0]]["basis"].numel() > 0
+    assert [str(one.message) for one in said if "was left as it was" in str(one.message)] != [] or not here
+    equal([whole(params[0])], kept[:1])
+    entry = optimizer.state[params[0]]
+    assert all(torch.equal(entry[key], value) for key, value in kept[1].items() if key != "step"), entry
 
 
 SCENARIOS: Scenarios = {
@@ -109,10 +191,12 @@ SCENARIOS: Scenarios = {
         },
         "experts": Scenario(experts),
         "owners share the work": Scenario(owners_share_the_work),
+        "owners stay": Scenario(owners_stay),
+        "not finite": Scenario(not_finite),
     },
     4: {
         f"{case}, {kind}": Scenario(partial(stepped, case=case, kind=kind))
-        for case in ("muon", "rows")
+        for case in ("muon", "rows", "galore", "soap, 16 bits, torch target", "dion, 4 bits")
         for kind in ("replicated", "both", "rows twice")
     },
 }

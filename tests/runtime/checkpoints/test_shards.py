@@ -14,8 +14,9 @@ from torch import Tensor
 
 from optgen.codecs import CODECS
 from optgen.runtime.checkpoints.misfits import read_entry
+from optgen.runtime.checkpoints.places import Place
 from optgen.runtime.checkpoints.shard_lines import own_box_scales
-from optgen.runtime.checkpoints.shards import Place, own_form
+from optgen.runtime.checkpoints.shards import own_form
 from optgen.runtime.core.shards import Shard
 from runtime.checkpoints.kept import DIVIDED, FOLDER, SHARDS, divided, stored_by, train_divided
 from runtime.training import same

@@ -67,7 +67,7 @@ class PythonBackend:
         groups = self.shared.of(rule)
         shared_flags = {name for group in groups for name in group.flags}
         flags = {name: text for name, text in flag_texts(rule).items() if name not in shared_flags}
-        hosts = [text for name, plan in plans.items() for text in host_functions(name, plan, rule)]
+        hosts = [text for name, plan in plans.items() for text in host_functions(name, plan)]
         starts = [text for name in rule.states if (text := start(rule, name)) is not None]
         constants = {refusal: f"_{refusal.name.upper()}" for spec in self.classes for refusal in spec.refusals}
         classes = render_classes(rule, self.classes, constants)

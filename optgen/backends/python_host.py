@@ -13,7 +13,6 @@ from optgen.backends.layout import WIDTH, function_head, python_code
 from optgen.backends.py_printer import PyPrinter, py_name
 from optgen.backends.quoting import python_comment
 from optgen.ir.nodes import Const, Let, Select, refs, walk
-from optgen.ir.rule import WholeRule
 from optgen.schedule.plan import Plan
 
 
@@ -35,7 +34,7 @@ class HostText:
     uses_math: bool
 
 
-def host_functions(block: str, plan: Plan, rule: WholeRule) -> list[HostText]:
+def host_functions(block: str, plan: Plan) -> list[HostText]:
     """The functions of a block: what passes read, and new values of shared states."""
     values: dict[str, Code] = {name: py_name(name) for name in plan.values[len(plan.host_inputs) :]}
     result = []

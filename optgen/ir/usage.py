@@ -36,7 +36,7 @@ def check_use(rule: WholeRule, loaded: LoadedSpec, shared: LoadedShared, reporte
             reporter.error("unused", f"no rule reads `{name}`", where, "use it in a stage, or remove it")
     weights = weight_states(rule)
     _check_states(rule, loaded, used, weights, reporter)
-    _check_values(rule, loaded, reporter)
+    _check_values(rule, reporter)
     for name in weights:
         state = rule.spec.states.get(name)
         if state is not None and state.codecs is None and state.stored_as is None:
@@ -136,7 +136,7 @@ def _check_states(
             reporter.warning("unused-state", message, where, "use it in an equation, or remove it from `states`")
 
 
-def _check_values(rule: WholeRule, loaded: LoadedSpec, reporter: Reporter) -> None:
+def _check_values(rule: WholeRule, reporter: Reporter) -> None:
     """Names of a block's own that nothing reads below."""
     step = [rule.texts[name] for name in ("step", "apply") if name in rule.texts]
     names = {name.partition(".")[0] for name in rule.texts if "." in name}

@@ -39,7 +39,7 @@ def check_rule(spec: Spec, shared: Shared, document: Document, reporter: Reporte
         checker.error("reserved-name", f"`{spec.name}` is a keyword of Python", ("name",), "use another name")
     checker.declarations(spec.hyperparameters, spec.options, {}, spec.states)
     checker.inputs(spec.inputs)
-    checker.overrides(spec, shared)
+    checker.overrides(shared)
     names = {*settings_of(spec, shared), *parts_of(spec, shared), TARGET}
     kept = {name for name, state in {**shared.states, **spec.states}.items() if state.shape in ("group", "global")}
     places = {"construct", "step", *spec.methods}
@@ -304,7 +304,7 @@ class _Checker:
             help_text = f"name an option whose choices are among {', '.join(taken)}"
             self.value("codec", message, (*path, "stored_as"), help_text)
 
-    def overrides(self, spec: Spec, shared: Shared) -> None:
+    def overrides(self, shared: Shared) -> None:
         """Check that a rule which redeclares a shared hyperparameter or option declares the same kind of thing."""
         common: dict[str, str] = {}
         for section in ("hyperparameters", "options", "inputs", "storage", "states"):

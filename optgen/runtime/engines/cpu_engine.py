@@ -84,7 +84,7 @@ class CpuEngine(KernelEngine):
         """States lie with their parameter, counts of steps on the host."""
         return Placement(self.bucket.device, torch.device("cpu"))
 
-    def begin(self, name: str, block: Block, grads: list[Tensor], inputs: Inputs) -> None:
+    def begin(self, name: str, grads: list[Tensor], inputs: Inputs) -> None:
         """Start a step: take the gradients' addresses, and everything else's if it moved.
 
         The host has read `inputs`, so that all that is needed of them comes with the passes' values.

@@ -127,7 +127,7 @@ class CudaEngine(KernelEngine):
         paged = asks_for_paging(member.settings, member.param.numel())
         return Placement(device, device, pager_of(self.gpu) if paged else None)
 
-    def begin(self, name: str, block: Block, grads: list[Tensor], inputs: Inputs) -> None:
+    def begin(self, name: str, grads: list[Tensor], inputs: Inputs) -> None:
         """Start a step: take the gradients' addresses, and everything else's if it moved."""
         self.addresses = self._take_addresses(grads)
         if not self.all_on_one_stream or self.gpu.current_stream() != self.built_on:

@@ -29,7 +29,7 @@ class Engine(Protocol):
     def placement(self, member: Member) -> Placement:
         """Placement of the states of a parameter."""
 
-    def begin(self, name: str, block: Block, grads: list[Tensor], inputs: Inputs) -> None:
+    def begin(self, name: str, grads: list[Tensor], inputs: Inputs) -> None:
         """Start a step.
 
         Args:

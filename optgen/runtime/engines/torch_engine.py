@@ -244,7 +244,7 @@ class TorchEngine:
         """States lie with their parameter, counts of steps on the host."""
         return Placement(self.bucket.device, torch.device("cpu"))
 
-    def begin(self, name: str, block: Block, grads: list[Tensor], inputs: Inputs) -> None:
+    def begin(self, name: str, grads: list[Tensor], inputs: Inputs) -> None:
         """Start a step: `name` is the block's; gradients are read from the parameters.
 
         The host has read `inputs`, so that all that is needed of them comes with the passes' values.

@@ -104,9 +104,8 @@ def begin(optimizer: OptimizerLike, block: str, inputs: Inputs, only: Tensor | N
             optimizer._look_again()
     if prepared.sharded:
         grads = prepared.own_gradients(grads)
-    declared = prepared.block
     for engine in prepared.engines:
-        engine.begin(block, declared, engine.bucket.gradients(grads) if grads else [], inputs)
+        engine.begin(block, engine.bucket.gradients(grads) if grads else [], inputs)
     return prepared
 
 

@@ -35,10 +35,10 @@ def config_shapes(name: str) -> Shapes:
 
     with quiet():
         config = _config(name)
-        made, notes = _class(config)
+        make, notes = _maker(config)
     try:
         with quiet(), torch.device("meta"):
-            model = made._from_config(config) if hasattr(made, "_from_config") else made.from_config(config)
+            model = make(config)
     except Exception as error:  # of whatever the model's code finds wrong with the numbers
         raise UserError(f"{name}: no model can be made of it: {type(error).__name__}: {error}") from error
     shapes = tuple(tuple(param.shape) for param in model.parameters())  # tied ones once
@@ -65,11 +65,11 @@ def _config(name: str) -> Any:
         raise UserError(f"{name}: Transformers finds no configuration: {type(error).__name__}: {first}") from error
 
 
-def _class(config: Any) -> tuple[Any, list[str]]:
-    """The model that the configuration names, or the one without a head where Transformers has no such."""
+def _maker(config: Any) -> tuple[Any, list[str]]:
+    """A maker of the model that the configuration names, or the one without a head where Transformers has no such."""
     transformers: Any = importlib.import_module("transformers")
     for name in getattr(config, "architectures", None) or ():
         found = getattr(transformers, str(name), None)
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
             return found, []
-    return transformers.AutoModel, ["it names no model of Transformers: measured without a head"]
+    return transformers.AutoModel.from_config, ["it names no model of Transformers: measured without a head"]

@@ -5,6 +5,7 @@ A compile, a step, a save and a load are made here, and what they call is noted.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sys
@@ -184,3 +185,48 @@ def test_how_a_tensor_is_cut() -> None:
         ("cuda_band.h", "BAND_ROWS = 32"),
     ):
         assert f"constexpr int {constant};" in (headers / header).read_text(encoding="utf-8")
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_names(tree: ast.Module) -> tuple[set[str], set[str]]:
+    """The private names that a module reads of something, and those that it defines."""
+    read, defined = set(), set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                defined.add(name)
+            case ast.Attribute(attr=name, ctx=ast.Store()):
+                defined.add(name)
+            case (
+                ast.Attribute(attr=name)
+                | ast.Call(func=ast.Name(id="getattr" | "hasattr"), args=[_, ast.Constant(value=str(name)), *_])
+            ):
+                read.add(name)
+            case ast.Import(names=names):
+                read.update(alias.name for alias in names)
+            case ast.ImportFrom(module=str(module), names=names):
+                read.update((module, *(alias.name for alias in names)))
+    return {name for name in read if any(map(is_private, name.split(".")))}, set(filter(is_private, defined))
+
+
+def test_private_names_of_others_are_those_of_the_table() -> None:
+    """Those that optgen has no definition for; names that it uses as well, as `_handle`, cannot be told apart."""
+    found = {
+        path.relative_to(ROOT).as_posix(): private_names(ast.parse(path.read_text(encoding="utf-8")))
+        for path in (ROOT / "optgen").rglob("*.py")
+    }
+    own = set().union(*(defined for _, defined in found.values()), {"_asdict", "_optgen_overrides"})
+    read = {name: file for file, (names, _) in found.items() for name in names - own}
+    table = PAGE.partition("**Others' private names are few.**")[2]
+    rows = {
+        name: file
+        for names, file in re.findall(r"(?m)^\| ((?:`[\w.]+` ?)+)\| `([\w./]+)` \|", table)
+        for name in re.findall(r"[\w.]+", names)
+    }
+    assert read.keys() <= rows.keys()
+    for name, file in rows.items():
+        assert name in found[file][0] or name == "_step_supports_amp_scaling", (file, name)
+    assert "torch._dynamo.symbolic_convert" in read

@@ -63,6 +63,7 @@ from optgen.runtime.states.store import stored_shapes
 from optgen.runtime.states.stored import Stored, recognised_codes, scale_key, store
 
 BLOCKS, VALUES, DIVISION, SCALES = "_blocks", "_values", "_division", "_scales"  # ends of keys
+FLATTENED = ": torch leaves it out of states that it flattens (flatten_optimizer_state_dict=True); save them nested"
 PACKED = [codec for codec in CODECS.values() if codec.packed > 1]
 
 
@@ -231,6 +232,8 @@ def _own_elements(
         block = wanted.block  # where there are no elements
         if begins is None and table.shape[1]:
             block = shard.shape[1:].numel() // table.shape[1]
+            if block not in BLOCK_SIZES:
+                raise ValueError(f"{state.name}{BLOCKS} is missing{FLATTENED}")
         elif begins is not None and begins.shape[0]:
             block = int(begins[0, 1])
         codec = _codec_of(state, codes, shard, dims, block)

@@ -132,6 +132,11 @@ def test_what_is_no_part_of_the_parameter_is_refused(saved: tuple[dict[str, Any]
             r"a tensor of shape \(4, 2\) for lines of one of \(5, 60\)",
         ),
         ("rows-int8", {"exp_avg_blocks": torch.tensor([[0, 7]] * 5)}, "exp_avg is said to be in blocks of 7, not of"),
+        (
+            "rows-int8",
+            {"exp_avg_blocks": None},
+            "exp_avg_blocks is missing: torch leaves it out of states that it flat",
+        ),
         ("columns-int8", {"exp_avg_division": torch.ones(2, 3)}, r"a division of shape \(2, 3\), of a tensor of shape"),
         ("columns-int8", {"exp_avg_division": torch.tensor([[0, 2], [9, 9]])}, "in blocks of 9, not of 32, 64"),
         ("columns-int8", {"exp_avg_scales": torch.ones(59, 1)}, r"a tensor of shape \(59, 1\) for lines of one of"),

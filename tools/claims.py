@@ -89,6 +89,10 @@ FIGURES = (
         lambda: (traffic("AdamW32bit"), traffic("AdamW8bit")),
     ),
     Figure(
+        "States of AdamW take {} bytes a parameter in 32 bits, as torch's do, {} in 8 bits and {} in 4",
+        lambda: tuple(f"{round(classes()['AdamW'].stored_in(bits).state_bytes, 2):g}" for bits in (32, 8, 4)),
+    ),
+    Figure(
         "LAMB takes a {} pass for its norms",
         lambda: ({1: "single", 2: "second", 3: "third"}[classes()["LAMB"].passes],),
     ),

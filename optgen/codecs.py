@@ -36,8 +36,6 @@ WHOLE_TENSOR: Final = -1  # as Codec.block: one scale for the tensor
 SMALLEST_ABSMAX: Final = 2.0**-126  # float32's smallest normal number: below it a block's scale is stored as 0
 FP8_LARGEST: Final = 448.0
 
-_DECADES: Final = {8: 7, 4: 3}  # bits of a dynamic map -> its decades
-
 
 @dataclass(frozen=True)
 class Codec:
@@ -241,21 +239,78 @@ def float32(value: float) -> float:
     return rounded
 
 
+VALUE_SHIFT: Final = MappingProxyType({True: 41 / 64, False: 1.0})
+"""Number that is added to a magnitude's own, so that powers of two begin decades, by sign."""
+
+# A line a decade, (slope, offset). Of the float32 numbers around those of a dynamic map, whose decade of n cells has
+# their middles, 10**decade * (0.1 + 0.9 * (i + 0.5) / n), the pair with which its values are nearest to them.
+_VALUE_LINES: Final = MappingProxyType(
+    {
+        True: (
+            (8.99999804e-07, -9.26562223e-07),
+            (4.4999997e-06, -8.63281184e-06),
+            (2.25000003e-05, -8.31640646e-05),
+            (0.000112499998, -0.000815820298),
+            (0.000562500034, -0.00807910226),
+            (0.00281250011, -0.0803955123),
+            (0.0140624996, -0.801977515),
+        ),
+        False: (
+            (4.49999987e-07, -5.75000001e-07),
+            (2.24999985e-06, -6.8749996e-06),
+            (1.12499984e-05, -7.43749843e-05),
+            (5.62499954e-05, -0.000771874911),
+            (0.000281249959, -0.00785937347),
+            (0.00140625006, -0.0792968795),
+            (0.00703124981, -0.796484351),
+        ),
+    }
+)
+
+
+_FOUR_BIT_DECADES: Final = 3
+
+
+@cache
+def value_lines(signed: bool) -> tuple[tuple[float, float], ...]:
+    """(slope, offset) of the line that the values of each decade of `int8` lie on, each exactly a float32."""
+    return tuple((float32(slope), float32(offset)) for slope, offset in _VALUE_LINES[signed])
+
+
 @cache
 def code_book(signed: bool, bits: int = 8) -> tuple[float, ...]:
     """The values of the codes of `int8` or `int4`, ascending, each exactly a float32."""
-    if bits == 4 and not signed:
-        return tuple((code + 1) / 16 for code in range(16))
-    decades = _DECADES[bits]
-    values = [0.0, 1.0]
-    for decade in range(decades):
+    if bits == 8:
+        return _dynamic_map(signed)
+    return _four_bit_map() if signed else tuple((code + 1) / 16 for code in range(16))
+
+
+def _dynamic_map(signed: bool) -> tuple[float, ...]:
+    """0, seven decades, of which each has twice the cells of the one before, and 1.
+
+    Of a cell there is the middle, as in bitsandbytes' books, whose last bits its processor's linspace decides. Here a
+    value is slope * x + offset, rounded once, so that kernels compute it.
+    """
+    values, shift = [0.0, 1.0], VALUE_SHIFT[signed]
+    for decade, (slope, offset) in enumerate(value_lines(signed)):
         cells = 2 ** (decade if signed else decade + 1)
-        scale = float32(10.0 ** (decade - decades + 1))
-        edges = _cell_edges(cells)
+        first = cells if signed else cells - 1
+        for number in range(first, first + cells):
+            value = float32(slope * (number + shift) + offset)  # exact in float64 before it is rounded
+            values.extend((value, -value) if signed else (value,))
+    return tuple(sorted(values))
+
+
+def _four_bit_map() -> tuple[float, ...]:
+    """0, three decades, of which each has twice the cells of the one before, and 1, as torchao's."""
+    values = [0.0, 1.0]
+    for decade in range(_FOUR_BIT_DECADES):
+        edges = _cell_edges(2**decade)
+        scale = float32(10.0 ** (decade - _FOUR_BIT_DECADES + 1))
         for low, high in pairwise(edges):
             # Sums and products of two float32 are exact in float64 here, so that each rounds once, as float32 would.
             value = float32(scale * (float32(low + high) / 2))
-            values.extend((value, -value) if signed else (value,))
+            values.extend((value, -value))
     return tuple(sorted(values))
 
 

@@ -11,7 +11,6 @@ import struct
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from math import frexp
 from pathlib import Path
 
@@ -20,7 +19,7 @@ HEADER = ROOT / "templates" / "include" / "optgen" / "int8_books.h"
 
 sys.path.insert(0, str(ROOT))
 
-from optgen.codecs import code_book, float32, midpoints  # noqa: E402  (runs from a checkout, without an installation)
+from optgen.codecs import VALUE_SHIFT, code_book, float32, midpoints, value_lines  # noqa: E402  (runs from a checkout, without an installation)
 
 DECADES = 7
 BINADES = 32  # binades of the table of lines: from 2**-31, below every midpoint, to 2
@@ -34,10 +33,6 @@ GUESS_SHIFT = 0.475
 SHARED_LINE = 5
 SMALLEST_MARGIN = 0.1  # in codes: what a guess by binades must keep from being wrong; rounding takes about 0.0001
 FIXED_ONE = 2**16  # what a code is in fixed point: 255 of them are whole numbers in a float32
-# What is added to a magnitude's number, so that powers of two begin decades. Of the multiples of 1/64, one with which
-# every decade has a line within CHANGES of all its values.
-VALUE_SHIFT = {True: 41 / 64, False: 1 + 10 / 64}
-CHANGES = range(-2, 2)
 FIXED_WINDOW = 4  # how near to a whole code rounding can put what is on its other side, twice what it does
 
 TEMPLATE = """\
@@ -58,11 +53,9 @@ TEMPLATE = """\
 //             one line a level, which is a decade (with level 0 also zero, level 7 is the last code alone): a magnitude
 //             above level_edge[l] is at level l or higher, and the smaller of fixed_slope[l] * y + fixed_offset[l] and
 //             fixed_end[l] is its code in {one}ths, more by {window} than what it is;
-//   value_shift, value_slope, value_offset, value_change
+//   value_shift, value_slope, value_offset
 //             the book itself: with x = k + value_shift for magnitude k, and the lower three bits l of its exponent,
-//             value_slope[l] * x + value_offset[l], rounded once, is the value but for its last bits. By how many of
-//             its last places it is too small stands, from -2 to 1, in two bits of value_change[k % 8], k / 8 pairs
-//             from the top (unsigned: from code 128 on, of value_change[8 + k % 8]);
+//             value_slope[l] * x + value_offset[l], rounded once, is the value;
 //   book_bytes (signed: magnitude_bytes, the book's positive half)
 //             the same numbers cut into four planes, the lowest byte of each first, for processors that look up 128
 //             bytes at once.
@@ -124,9 +117,6 @@ struct Int8Tables<{signed}> {{
   OPTGEN_ALIGNED(64) static constexpr float value_offset[8] = {{
 {value_offset}
   }};
-  OPTGEN_ALIGNED(64) static constexpr int32_t value_change[{words}] = {{
-{value_change}
-  }};
   OPTGEN_ALIGNED(64) static constexpr uint8_t {plane_name}_bytes[4][{plane_size}] = {{
 {book_bytes}
   }};
@@ -163,8 +153,7 @@ def _tables(signed: bool) -> str:
     lines = [guess_line(signed, decade) for decade in range(DECADES)]
     levels = [level_line(signed, level) for level in range(DECADES + 1)]
     binades = [binade_line(signed, exponent) for exponent in range(1 - BINADES, 1)]
-    values = value_lines(signed)
-    changes = value_changes(signed)
+    values = lines_by_exponent(signed)
     # The negative half of the signed book is the positive one with the sign changed: planes of magnitudes are enough,
     # and so that 128 entries do, magnitude k stands at k - 1 (zero is masked).
     planes = book[128:] if signed else book
@@ -188,10 +177,8 @@ def _tables(signed: bool) -> str:
         fixed_offset=_floats([float32(line.offset * FIXED_ONE + FIXED_WINDOW) for line in levels]),
         fixed_end=_floats([line.end * FIXED_ONE for line in levels]),
         value_shift=VALUE_SHIFT[signed],
-        value_slope=_floats([line.slope for line in values]),
-        value_offset=_floats([line.offset for line in values]),
-        words=len(changes),
-        value_change=_rows([str(word) for word in changes], 6),
+        value_slope=_floats([slope for slope, _ in values]),
+        value_offset=_floats([offset for _, offset in values]),
         book_bytes=_planes(planes),
     )
 
@@ -260,68 +247,27 @@ def level_line(signed: bool, level: int) -> LevelLine:
     return LevelLine(thresholds[first - 1] if level else -1.0, slope, offset, first + cells - 0.5)
 
 
-@dataclass(frozen=True)
-class ValueLine:
-    """A line near the values of magnitudes: slope * x + offset, rounded once; float32 numbers."""
+def lines_by_exponent(signed: bool) -> list[tuple[float, float]]:
+    """(slope, offset) of the lines of values, by the lower three bits of an exponent: a decade each.
 
-    slope: float
-    offset: float
-
-    def change(self, signed: bool, number: int) -> int:
-        """Count of float32 numbers from what the line gives up to the value of a magnitude."""
-        value = code_book(signed)[number + (127 if signed else 0)]
-        return _order(value) - _order(float32(self.slope * (number + VALUE_SHIFT[signed]) + self.offset))
-
-
-@cache
-def value_lines(signed: bool) -> tuple[ValueLine, ...]:
-    """The lines that values lie on, by the lower three bits of an exponent: a decade each.
-
-    Zero and 1.0 share one, since their exponents are 8 apart.
+    0 and 1 share one, since their exponents are 8 apart; with the products of its slope, which are exact or rounded to
+    1, it gives both.
     """
     last, shift = (128 if signed else 255), VALUE_SHIFT[signed]
-    slope = _of_order(_order(float32(1 / last)) & ~0x7F)  # short, so that its product with the shift is exact
-    lines = {_line_of(signed, 0): ValueLine(slope, -slope * shift)}
-    for decade in range(DECADES):
-        cells = 2 ** (decade if signed else decade + 1)
-        first, top = (cells if signed else cells - 1), 10.0 ** (decade - DECADES + 1)
-        slope = 0.9 * top / cells
-        offset = 0.1 * top - slope * (first + shift - 0.5)
-        numbers = range(first, first + cells)
-        near = (ValueLine(a, b) for a in _neighbours(slope) for b in _neighbours(offset))
-        lines[_line_of(signed, first)] = next(
-            line for line in near if all(line.change(signed, number) in CHANGES for number in numbers)
-        )
-    return tuple(lines[entry] for entry in range(8))
-
-
-def value_changes(signed: bool) -> list[int]:
-    """Changes of all magnitudes but the signed book's last, two bits each, as words with a sign."""
-    words = [0] * (8 if signed else 16)
-    for number in range(128 if signed else 256):
-        change = value_lines(signed)[_line_of(signed, number)].change(signed, number)
-        words[number // 128 * 8 + number % 8] |= (change % 4) << (30 - 2 * (number % 128 // 8))
-    return [word - (word >> 31 << 32) for word in words]
+    slope = float32(1 / last)
+    lines = {_line_of(signed, 0): (slope, -slope * shift)}
+    for decade, line in enumerate(value_lines(signed)):
+        lines[_line_of(signed, 2 ** (decade if signed else decade + 1) - (not signed))] = line
+    found = [lines[entry] for entry in range(8)]
+    for number, value in enumerate(code_book(signed)[127 if signed else 0 :]):
+        slope, offset = found[_line_of(signed, number)]
+        if float32(slope * (number + shift) + offset) != value:
+            raise AssertionError(f"magnitude {number} of the {'signed' if signed else 'unsigned'} book is on no line")
+    return found
 
 
 def _line_of(signed: bool, number: int) -> int:
     return (frexp(number + VALUE_SHIFT[signed])[1] + 126) % 8
-
-
-def _neighbours(x: float) -> list[float]:
-    middle = _order(float32(x))
-    return [_of_order(order) for order in range(middle - 5, middle + 6)]
-
-
-def _order(x: float) -> int:
-    """The place of a float32 among all, less than 0 where it is."""
-    bits: int = struct.unpack("<i", struct.pack("<f", x))[0]
-    return bits if bits >= 0 else -(bits & 0x7FFFFFFF)
-
-
-def _of_order(order: int) -> float:
-    value: float = struct.unpack("<f", struct.pack("<i", abs(order)))[0]
-    return value if order >= 0 else -value
 
 
 def _smallest(lines: Iterable[tuple[float, float]], y: float) -> float:

@@ -2,8 +2,8 @@
 
 A codec with scales stores each value over the scale of its block as one of a few levels. All are monotone in the value,
 so that what is stored for a ball lies between the levels of its two ends (`Quantized`). Code books are written from
-their definitions (a decade's midpoints, scaled by powers of ten, in float32 as published, since codes are compared bit
-for bit); levels are found by searching all midpoints in float64, or by the codec's formula.
+their definitions (a line a decade, or a decade's midpoints scaled by powers of ten, in float32 as documented, since
+codes are compared bit for bit); levels are found by searching all midpoints in float64, or by the codec's formula.
 
 A further codec is a row of CODECS. How parameters are rounded stands in oracles/rounding.py.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 
 import numpy as np
 import torch
@@ -44,21 +45,44 @@ Level = Callable[[Array, bool, int], Array]
 
 
 @cache
-def code_book(signed: bool, decades: int = 7) -> Array:
-    """The values of a dynamic map, ascending: decades below 1 with 2^i (signed) or 2^(i+1) steps each."""
+def code_book(signed: bool) -> Array:
+    """The values of a dynamic map, ascending: seven decades below 1 with 2^i (signed) or 2^(i+1) steps each.
+
+    A decade's values are those of a line, whose slope and offset are the float32 numbers, at most five places from the
+    nominal ones, with which the largest relative error to the middles of the steps is least.
+    """
     values = [0.0, 1.0]
-    for decade in range(decades):
+    for decade in range(7):
         steps = 2**decade if signed else 2 ** (decade + 1)
-        ends = torch.linspace(0.1, 1, steps + 1, device="cpu")
-        middles = (ends[:-1] + ends[1:]) / 2 * 10.0 ** (decade - decades + 1)
-        values += [*middles.tolist(), *((-middles).tolist() if signed else [])]
+        first = steps if signed else steps - 1
+        x = np.arange(first, first + steps) + (41 / 64 if signed else 1.0)
+        top = 10.0 ** (decade - 6)
+        middles = top * (0.1 + 0.9 * (np.arange(steps) + 0.5) / steps)
+        slope = 0.9 * top / steps
+        pairs = product(_near(slope), _near(middles[0] - slope * x[0]))
+        lines = [(a * x + b).astype(np.float32).astype(np.float64) for a, b in pairs]
+        best = min(lines, key=lambda line: np.abs(line / middles - 1).max())
+        values += [*best, *(-best if signed else [])]
     return np.sort(np.array(values))
+
+
+def _near(x: float) -> Array:
+    """The eleven float32 numbers around this one."""
+    nearest = np.float32(x).view(np.int32)
+    return (nearest + np.arange(-5, 6, dtype=np.int32)).view(np.float32).astype(np.float64)
 
 
 @cache
 def four_bit_book(signed: bool) -> Array:
     """16 values: a dynamic map of three decades, or the sixteenths from 1/16 to 1."""
-    return code_book(True, 3) if signed else np.arange(1, 17) / 16
+    if not signed:
+        return np.arange(1, 17) / 16
+    values = [0.0, 1.0]
+    for decade in range(3):
+        ends = torch.linspace(0.1, 1, 2**decade + 1, device="cpu")
+        middles = (ends[:-1] + ends[1:]) / 2 * 10.0 ** (decade - 2)
+        values += [*middles.tolist(), *(-middles).tolist()]
+    return np.sort(np.array(values))
 
 
 def thresholds(book: Array) -> Array:

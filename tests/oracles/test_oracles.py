@@ -199,10 +199,10 @@ def test_prodigy_estimate_is_a_ratio_of_weighted_sums(settings) -> None:
 
 
 @pytest.mark.parametrize("signed", [True, False])
-def test_code_book_is_bitsandbytes(signed) -> None:
+def test_code_book_is_bitsandbytes_but_for_last_places(signed) -> None:
     functional = pytest.importorskip("bitsandbytes.functional")
-    book = functional.create_dynamic_map(signed, 7, 8).double().numpy()
-    assert (book == code_book(signed)).all()
+    book = functional.create_dynamic_map(signed, 7, 8).numpy().view(np.int32)
+    assert np.abs(book - code_book(signed).astype(np.float32).view(np.int32)).max() <= 2
 
 
 @pytest.mark.parametrize("signed", [True, False])

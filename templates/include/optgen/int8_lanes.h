@@ -1,6 +1,6 @@
 // The 8-bit codes of a vector of numbers at a time, in closed form. Included by int8.h, where the rule stands.
 //
-// Reading: a book's values lie on one line a decade, but for some of their last bits, of which a table has two a code.
+// Reading: a book's values lie on one line a decade.
 //
 // Writing: a book is one line a decade: the logarithm of a magnitude, read off its bits from below, gives its level or one less,
 // and one comparison with the edge of the next level tells which. The level's line then gives the code in 65536ths.
@@ -21,17 +21,13 @@ using namespace lanes;
 template <bool is_signed> struct Values {
   using Tables = Int8Tables<is_signed>;
   Table slope = table(Tables::value_slope), offset = table(Tables::value_offset);
-  Table change = table(Tables::value_change), upper = table(Tables::value_change + (is_signed ? 0 : 8));
 
   OPTGEN_INLINE Floats operator()(Ints code) const {
-    const Ints above = code - Tables::zero_code, number = is_signed ? with_sign(above, above) : code;
-    const Floats x = to_floats(number) + Tables::value_shift;
+    const Ints above = code - Tables::zero_code;
+    const Floats x = to_floats(is_signed ? with_sign(above, above) : code) + Tables::value_shift;
     const Ints level = shifted_right((Ints)x, 23);
-    const Ints line = (Ints)fused(x, pick(slope, level), pick(offset, level));
-    const Ints first = (Ints)pick(change, number);
-    const Ints changes = is_signed ? first : code << 24 < 0 ? (Ints)pick(upper, number) : first;
-    const Ints value = line + (changes << (shifted_right(number, 2) & 30) >> 30);
-    return (Floats)(is_signed ? value | (above & INT32_MIN) : value);
+    const Floats value = fused(x, pick(slope, level), pick(offset, level));
+    return is_signed ? (Floats)((Ints)value | (above & INT32_MIN)) : value;
   }
 };
 

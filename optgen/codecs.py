@@ -268,9 +268,6 @@ _VALUE_LINES: Final = MappingProxyType(
 )
 
 
-_FOUR_BIT_DECADES: Final = 3
-
-
 @cache
 def value_lines(signed: bool) -> tuple[tuple[float, float], ...]:
     """(slope, offset) of the line that the values of each decade of `int8` lie on, each exactly a float32."""
@@ -279,18 +276,13 @@ def value_lines(signed: bool) -> tuple[tuple[float, float], ...]:
 
 @cache
 def code_book(signed: bool, bits: int = 8) -> tuple[float, ...]:
-    """The values of the codes of `int8` or `int4`, ascending, each exactly a float32."""
-    if bits == 8:
-        return _dynamic_map(signed)
-    return _four_bit_map() if signed else tuple((code + 1) / 16 for code in range(16))
+    """The values of the codes of `int8` or `int4`, ascending, each exactly a float32.
 
-
-def _dynamic_map(signed: bool) -> tuple[float, ...]:
-    """0, seven decades, of which each has twice the cells of the one before, and 1.
-
-    Of a cell there is the middle, as in bitsandbytes' books, whose last bits its processor's linspace decides. Here a
-    value is slope * x + offset, rounded once, so that kernels compute it.
+    Of 8 bits those of `dynamic_map`, but for their last two places: a value is slope * x + offset, rounded once, so
+    that kernels compute it. Of 4 bits with a sign a dynamic map of three decades, as torchao's, else sixteenths.
     """
+    if bits == 4:
+        return dynamic_map(True, 3) if signed else tuple((code + 1) / 16 for code in range(16))
     values, shift = [0.0, 1.0], VALUE_SHIFT[signed]
     for decade, (slope, offset) in enumerate(value_lines(signed)):
         cells = 2 ** (decade if signed else decade + 1)
@@ -301,16 +293,21 @@ def _dynamic_map(signed: bool) -> tuple[float, ...]:
     return tuple(sorted(values))
 
 
-def _four_bit_map() -> tuple[float, ...]:
-    """0, three decades, of which each has twice the cells of the one before, and 1, as torchao's."""
+@cache
+def dynamic_map(signed: bool, decades: int = 7) -> tuple[float, ...]:
+    """The dynamic map that bitsandbytes publishes, ascending, each value exactly a float32.
+
+    0, decades of which each has twice the cells of the one before, and 1; of a cell there is the middle.
+    """
     values = [0.0, 1.0]
-    for decade in range(_FOUR_BIT_DECADES):
-        edges = _cell_edges(2**decade)
-        scale = float32(10.0 ** (decade - _FOUR_BIT_DECADES + 1))
+    for decade in range(decades):
+        cells = 2 ** (decade if signed else decade + 1)
+        scale = float32(10.0 ** (decade - decades + 1))
+        edges = _cell_edges(cells)
         for low, high in pairwise(edges):
             # Sums and products of two float32 are exact in float64 here, so that each rounds once, as float32 would.
             value = float32(scale * (float32(low + high) / 2))
-            values.extend((value, -value))
+            values.extend((value, -value) if signed else (value,))
     return tuple(sorted(values))
 
 

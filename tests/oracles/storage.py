@@ -75,13 +75,17 @@ def _near(x: float) -> Array:
 @cache
 def four_bit_book(signed: bool) -> Array:
     """16 values: a dynamic map of three decades, or the sixteenths from 1/16 to 1."""
-    if not signed:
-        return np.arange(1, 17) / 16
+    return published_book(True, 3) if signed else np.arange(1, 17) / 16
+
+
+def published_book(signed: bool, decades: int = 7) -> Array:
+    """A dynamic map as bitsandbytes and torchao make it, whose last bits are those of linspace."""
     values = [0.0, 1.0]
-    for decade in range(3):
-        ends = torch.linspace(0.1, 1, 2**decade + 1, device="cpu")
-        middles = (ends[:-1] + ends[1:]) / 2 * 10.0 ** (decade - 2)
-        values += [*middles.tolist(), *(-middles).tolist()]
+    for decade in range(decades):
+        steps = 2**decade if signed else 2 ** (decade + 1)
+        ends = torch.linspace(0.1, 1, steps + 1, device="cpu")
+        middles = (ends[:-1] + ends[1:]) / 2 * 10.0 ** (decade - decades + 1)
+        values += [*middles.tolist(), *((-middles).tolist() if signed else [])]
     return np.sort(np.array(values))
 
 

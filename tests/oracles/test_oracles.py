@@ -24,7 +24,7 @@ from oracles import (
     StableAdamWOracle,
 )
 from oracles.ball import Ball, sqrt, where
-from oracles.storage import Quantized, code_book, decode, encode, store
+from oracles.storage import Quantized, code_book, decode, encode, published_book, store
 
 SHAPES = [(5, 3), (7,), (), (2, 3, 4)]
 STEPS = 12
@@ -201,8 +201,9 @@ def test_prodigy_estimate_is_a_ratio_of_weighted_sums(settings) -> None:
 @pytest.mark.parametrize("signed", [True, False])
 def test_code_book_is_bitsandbytes_but_for_last_places(signed) -> None:
     functional = pytest.importorskip("bitsandbytes.functional")
-    book = functional.create_dynamic_map(signed, 7, 8).numpy().view(np.int32)
-    assert np.abs(book - code_book(signed).astype(np.float32).view(np.int32)).max() <= 2
+    book = functional.create_dynamic_map(signed, 7, 8).numpy()
+    assert (book == published_book(signed)).all()
+    assert np.abs(book.view(np.int32) - code_book(signed).astype(np.float32).view(np.int32)).max() <= 2
 
 
 @pytest.mark.parametrize("signed", [True, False])

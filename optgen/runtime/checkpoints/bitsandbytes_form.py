@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optgen.codecs import CODECS, WHOLE_TENSOR, Codec, code_book
+from optgen.codecs import CODECS, WHOLE_TENSOR, Codec, dynamic_map
 from optgen.runtime.cuda.paged_memory import wait_for_host
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.storage import dtype_name
@@ -249,7 +249,7 @@ def _floats(entry: Mapping[str, Any], key: str) -> Tensor:
 
 
 def _book(signed: bool) -> Tensor:
-    return torch.tensor(code_book(signed), dtype=torch.float32)
+    return torch.tensor(dynamic_map(signed), dtype=torch.float32)
 
 
 # Writing

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from optgen_optim import StoredAnewWarning
 from results.training import LATER
+from torch import Tensor
 
 from optgen.runtime.settings.storage import asked_codec
 from optgen.runtime.states.torch_codecs import decode, encode
@@ -81,6 +82,16 @@ def _one_process() -> Iterator[None]:
     dist.destroy_process_group()
 
 
+def as_kept(case: str, found: Tensor, kept: Tensor) -> bool:
+    """Compare values bit for bit; those of 8-bit codes, which had other last bits when they were kept, nearly so.
+
+    Of their book two places may differ, of a scale that was found anew two, and a product is rounded.
+    """
+    if case.endswith("int8"):
+        return bool(((found - kept).abs() <= 5 * 2.0**-23 * kept.abs()).all())
+    return torch.equal(found, kept)
+
+
 @pytest.mark.usefixtures("_one_process")
 def test_shards_of_two_processes(tmp_path: Path) -> None:
     """One process re-encodes what two have had, as its blocks lie elsewhere; others are taken as they are."""
@@ -112,4 +123,4 @@ def test_shards_of_two_processes(tmp_path: Path) -> None:
                 elsewhere = codec.block > 0 and not (
                     name.startswith("columns") and shape == (5, 1)
                 )  # it is in one part
-                assert torch.equal(has[key], anew if elsewhere else value), (name, shape, key)
+                assert as_kept(name, has[key], anew if elsewhere else value), (name, shape, key)

@@ -142,7 +142,7 @@ SENTENCES = (
     Sentence("the checks of a step before its kernels are then compiled too", ("tests/runtime/core/test_sweep.py",)),
     Sentence('`target="cuda"`, `"cpu"` or `"torch"` requires one of them', ("tests/runtime/step/test_engines.py",)),
     Sentence("Mistakes are shown as a compiler shows them", ("tests/cli/test_readme.py",)),
-    Sentence("in bitsandbytes' own code books", ("tests/codecs/test_books.py",)),
+    Sentence("in bitsandbytes' code books", ("tests/codecs/test_books.py",)),
     Sentence("`optimizer.override(param, optim_bits=32)`", ("tests/runtime/states/test_storage.py",)),
     Sentence(
         "also mixed; all arithmetic is float32 with one rounding at the end",

@@ -1,4 +1,4 @@
-// The 8-bit codes of dynamic maps: the nearest number of a book.
+// The 8-bit codes of dynamic maps: the nearest number of a book, whose numbers lie on one line a decade.
 //
 // The rule, bit for bit the same on every target: y = |x| * (1 / absmax), the reciprocal rounded first; the code counts
 // the midpoints below y (ties go toward zero), 127 + k or 127 - min(k, 127) in the signed book, k in the unsigned one,

@@ -424,7 +424,7 @@ def test_what_it_does_not_store_becomes_float32(codec, block_wise) -> None:
         assert entry["absmax1"].numel() == 18
         back = (entry["qmap1"][entry["state1"].long()].reshape(-1)).reshape(-1)
         back = back * entry["absmax1"].repeat_interleave(256)[: back.numel()]
-        last_places = 3 * 2.0**-23 * back.abs()  # of the same codes and scales: two of a book's, and a product is rounded
+        last_places = 3 * 2.0**-23 * back.abs()  # two of a book's, and a product is rounded
         # Half of the widest cell of the signed book, (1 - 0.1) / 64, of the largest of all scales.
         half_cell = own["exp_avg_absmax"].max() * (0.9 / 64 / 2 + ULP)
         assert ((back - values.reshape(-1)).abs() <= (last_places if block_wise else half_cell)).all()

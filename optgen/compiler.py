@@ -153,7 +153,7 @@ def check_specs(paths: Sequence[Path], reporter: Reporter, onto: str | Path | No
                 continue
             if not any(map(reporter.errors_in, loaded.paths)):
                 check_use(rule, loaded, specs.shared, reporter)
-            programs = {n: run_passes(b.program, b.active, rule.guards) for n, b in rule.blocks.items()}
+            programs = {n: run_passes(b.program, b.active, rule.guards, b.exchanges) for n, b in rule.blocks.items()}
             if not _are_feasible(programs.values(), loaded, reporter):
                 continue
             plans = {n: plan(program) for n, program in programs.items()}

@@ -162,6 +162,7 @@ def _imports(
     used = {
         "Array": any(plan.arrays for plan in plans.values()),
         "Flags": any(host.asks_flags for host in hosts),
+        "Exchange": any(block.exchanges for block in rule.blocks.values()),
         "Partial": any(element_sums(plan).all for plan in plans.values()),
         "Refusal": refuses,
         "Settings": bool(flags) or bool(on_step_texts(rule)),

@@ -8,6 +8,7 @@ from optgen.backends.c_block import block_text
 from optgen.backends.code import Brackets, Code, Labelled, Names, call
 from optgen.backends.py_printer import py_condition, py_number
 from optgen.backends.python_calls import field_lines, names_code, tuple_code
+from optgen.ir.exchanges import Exchange
 from optgen.ir.formula import Formula
 from optgen.ir.nodes import MATRICES, Const, Expr, Kind, MatrixCall, Reduce, Ref, refs
 from optgen.ir.rule import WholeRule
@@ -26,6 +27,7 @@ def block_lines(name: str, plan: Plan, rule: WholeRule) -> list[str]:
     scalars = block_text(rule, name, plan).scalar_count
     reads_param = rule.matrices is not None and rule.matrices.reads_param
     partials = [_partial(item, reads_param) for item in element_sums(plan).all]
+    exchanged = rule.blocks[name].exchanges
     fields: dict[str, Code] = {
         "reads": Names(tuple(plan.host_inputs)) if plan.host_inputs else "",
         "passes": tuple_code([_pass(name, item) for item in plan.passes]),
@@ -40,6 +42,7 @@ def block_lines(name: str, plan: Plan, rule: WholeRule) -> list[str]:
         "line_sums": "True" if _sums_lines(plan, (Kind.TENSOR, Kind.LAST, Kind.LAST2, Kind.LAST3, Kind.LAST4)) else "",
         "channel_sums": "True" if _sums_lines(plan, (Kind.CHANNEL,)) else "",
         "counts": "True" if _reads_index(plan) else "",
+        "exchanges": tuple_code(list(map(_exchange, exchanged))) if exchanged else "",
         "by_rows": "" if goes_by_rows(plan).is_false else "True",
     }
     return field_lines(fields, 4)
@@ -93,6 +96,12 @@ def _partial(item: ElementSum, reads_param: bool) -> Code:
             if op == MATRICES and reads_param:
                 more.append("reads_param=True")
     return call("Partial", f'"{item.name}"', *live, *_before(item), *over, *more)
+
+
+def _exchange(one: Exchange) -> Code:
+    """Two states whose memory changes places."""
+    live = [] if one.live.is_true else [live_code(one.live)]
+    return call("Exchange", *(f'"{name}"' for name in one.names), *live)
 
 
 def _setting(setting: Expr) -> Code:

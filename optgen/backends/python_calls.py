@@ -10,7 +10,7 @@ from optgen.backends.layout import WIDTH, import_lines, import_order, python_cod
 from optgen.backends.quoting import py_string
 from optgen.prose import Prose
 
-OF_BLOCKS = frozenset(("Array", "Block", "Flags", "Partial", "Pass", "Refusal", "Settings", "always"))
+OF_BLOCKS = frozenset(("Array", "Block", "Exchange", "Flags", "Partial", "Pass", "Refusal", "Settings", "always"))
 
 
 def rule_imports(names: Collection[str]) -> tuple[list[str], list[str]]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from optgen.diagnostics import Reporter, suggest
+from optgen.ir.exchanges import Exchange
 from optgen.ir.facts import NAMED, fact
 from optgen.ir.fits import Mistake, fits, fits_below, why_not_assigned, why_not_drawn, why_not_taken, why_unknown
 from optgen.ir.formula import FALSE, TRUE, Formula
@@ -58,6 +59,7 @@ class Builder:
         self.block = Stage(NO_TEXT)
         self.assigned: set[str] = set()
         self.unread = False
+        self.exchanged: list[Exchange] = []
 
     def build(self, stages: Sequence[Stage], writable: Sequence[str]) -> Program:
         """The program of these stages; `writable` names the inputs that they may assign."""
@@ -158,6 +160,8 @@ class Builder:
             match statement:
                 case ast.Assign(targets=[ast.Name(id=name) as target], value=value):
                     self._assign(statement, name, target, value, env, path)
+                case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)) if _fit(names, values):
+                    self._assign_together(statement, names, values, env, path)
                 case ast.If(test=test, body=then, orelse=other):
                     before = self.reporter.error_count
                     condition = self.scope.condition(test, self.text, self.reporter, bool(self.stage), env)
@@ -177,14 +181,40 @@ class Builder:
         """After a statement that was refused: the names that it would have assigned stand for anything."""
         return env | {name: Value(ERROR) for name in stored_names(statement) - self._names()}
 
-    def _assign(
-        self, node: ast.Assign, name: str, target: ast.Name, value: ast.expr, env: dict[str, Value], path: Formula
+    def _assign_together(
+        self,
+        node: ast.Assign,
+        targets: Sequence[ast.expr],
+        values: Sequence[ast.expr],
+        env: dict[str, Value],
+        path: Formula,
     ) -> None:
+        """Several names at once, whose new values follow from the old ones of all; two states may be exchanged so."""
+        before = dict(env)
+        for target, value in zip(targets, values, strict=True):
+            assert isinstance(target, ast.Name)
+            self._assign(node, target.id, target, value, env, path, before)
+        names = [part.id for part in (*targets, *values) if isinstance(part, ast.Name)]
+        match names:
+            case [first, second, other, one] if (first, second) == (one, other):
+                self.exchanged.append(Exchange(first, second, path))
+
+    def _assign(
+        self,
+        node: ast.Assign,
+        name: str,
+        target: ast.Name,
+        value: ast.expr,
+        env: dict[str, Value],
+        path: Formula,
+        given: Mapping[str, Value] | None = None,
+    ) -> None:
+        """A name; its value follows from `given`, or else from what names are at the moment."""
         if not self._may_assign(name, target):
             env |= self._unknown(node, {})
             return
         self.source, self.path, self.target = ast.unparse(node), path, name
-        expr = self._expression(value, env, path)
+        expr = self._expression(value, env if given is None else given, path)
         if expr == ERROR:
             env[name] = Value(ERROR)
             return
@@ -490,3 +520,9 @@ class Builder:
         if not isinstance(x, Ref):
             return self.target
         return self.by_name[x.name].variable or self.target if x.name in self.by_name else x.name
+
+
+def _fit(targets: Sequence[ast.expr], values: Sequence[ast.expr]) -> bool:
+    """Check whether these are different names, with a value for each."""
+    names = {target.id for target in targets if isinstance(target, ast.Name)}
+    return len(names) == len(targets) == len(values)

@@ -118,6 +118,10 @@ class _Writer:
                 targets = [part.id for part in parts if isinstance(part, ast.Name)]
                 if len(targets) == len(parts):
                     return self._assigned(statement, targets, call, functions, taken)
+            case ast.Assign(targets=[ast.Tuple() as several], value=ast.Tuple(elts=parts_of)):
+                first: list[ast.stmt] = []
+                written = [self.expression(part, first, functions, taken) for part in parts_of]
+                return [*first, _placed(ast.Assign([several], ast.Tuple(written, ast.Load())), statement)]
             case ast.Assign(targets=[ast.Name() as target], value=value):
                 before: list[ast.stmt] = []
                 value = self.expression(value, before, functions, taken)

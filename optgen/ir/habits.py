@@ -88,7 +88,7 @@ def instead(node: ast.AST) -> str:
         case ast.Assign(targets=[ast.Name(), ast.Name(), *_]):
             return "assign one name a line"
         case ast.Assign(targets=[ast.Tuple() | ast.List()]):
-            return "assign one name a line"
+            return "write `a, b = x, y`, with a value for each name, or assign one name a line"
         case ast.Return(value=ast.expr() as value):
             return _written(f"update = {ast.unparse(value)}") or "write `update = ...`"
         case ast.Compare(ops=[_, _, *_]):

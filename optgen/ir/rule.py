@@ -17,9 +17,10 @@ from optgen.codecs import CODECS
 from optgen.diagnostics import Location, Reporter
 from optgen.ir.blocks import assigns, before, put_on, texts_of
 from optgen.ir.builder import Builder
+from optgen.ir.exchanges import Exchange, exchanges
 from optgen.ir.expansion import Library
 from optgen.ir.facts import OF_TEXT
-from optgen.ir.formula import TRUE, Formula
+from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.functions import Function, parse_functions, reached
 from optgen.ir.guards import RECORDED, GuardTable
 from optgen.ir.matrix_stage import MatrixStage, build_matrix_stage, shape_in
@@ -53,10 +54,11 @@ Setting = TypeVar("Setting", Hyperparameter, Option, Hyperparameter | Option)
 
 @dataclass(frozen=True)
 class Block:
-    """A block as written: its program, and the condition under which its elements are active."""
+    """A block as written: its program, the condition under which its elements are active, and exchanged states."""
 
     program: Program
     active: Expr
+    exchanges: tuple[Exchange, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -399,7 +401,10 @@ class _RuleBuilder:
         builder = Builder(scope, self.reporter)
         writable = [name for name, item in inputs.items() if item.role in ("param", "state")]
         program = builder.build(stages, writable)
-        return Block(program, builder.final["active"].expr)
+        active = builder.final["active"].expr
+        recorded = scope.guards.formula("option", RECORDED, "true") if scope.can_record and builder.exchanged else FALSE
+        stored_as = {name: state.stored_as for name, state in self.states.items()}
+        return Block(program, active, exchanges(builder.exchanged, program, active, recorded, stored_as))
 
     def _has_direction(self) -> bool:
         if assigns(self.loaded, "step", "update"):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
+from optgen.ir.exchanges import Exchange
 from optgen.ir.guards import GuardTable
 from optgen.ir.nodes import Expr, Program
 from optgen.ir.verifier import Stage, verify
 from optgen.passes.drop_unused import drop_unused
+from optgen.passes.exchange_states import exchange_states
 from optgen.passes.fold import fold
 from optgen.passes.forward import forward
 from optgen.passes.hoist import hoist
@@ -19,8 +21,9 @@ from optgen.passes.resolve_choices import resolve_choices
 from optgen.passes.scale_tensorwise import scale_tensorwise
 
 
-def run_passes(program: Program, active: Expr, guards: GuardTable) -> Program:
+def run_passes(program: Program, active: Expr, guards: GuardTable, exchanges: Iterable[Exchange] = ()) -> Program:
     """Run all passes on a program; the result is verified, in tests after every pass."""
+    program = exchange_states(program, exchanges)
     for step, _ in steps(active, guards):
         program = step(program)
     verify(program, Stage.READY)

@@ -61,6 +61,15 @@ class Partial:
 
 
 @dataclass(frozen=True)
+class Exchange:
+    """Two states of elements whose memory changes places after the block."""
+
+    first: str
+    second: str
+    live: Live = always
+
+
+@dataclass(frozen=True)
 class Pass:
     """One pass of a block.
 
@@ -107,6 +116,7 @@ class Block:
             dimensions.
         channel_sums: Whether numbers of rows are brought together for their index of the first dimension.
         counts: Whether anything depends on a parameter's position in its group.
+        exchanges: States whose memory changes places.
         by_rows: Whether passes can take a few rows one after the other, while these are in a cache.
     """
 
@@ -125,6 +135,7 @@ class Block:
     channel_sums: bool = False
     counts: bool = False
     by_rows: bool = False
+    exchanges: tuple[Exchange, ...] = ()
 
     @cached_property
     def reductions(self) -> tuple[str, ...]:

@@ -145,7 +145,7 @@ BODIES = {
     "annotation": "param: float = grad",
     "walrus": "param = (x := grad)",
     "two targets": "param = exp_avg = grad",
-    "tuple": "param, exp_avg = grad, grad",
+    "tuple": "param, exp_avg = grad",
     "xor": "param = grad ^ 2",
     "floor division": "param = grad // 2",
     "matrix product": "param = grad @ grad",
@@ -191,7 +191,7 @@ BODIES = {
     "parentheses": "param = " + "(" * 250 + "grad" + ")" * 250,
     # nothing follows from a mistake
     "undefined and used": "x = nope * grad\ny = norm(x)\nsize = norm(y * x)\nparam = param - -x",
-    "refused and used": "a, b = grad, grad\nparam = param - norm(a * b) * a",
+    "refused and used": "a, b = grad\nparam = param - norm(a * b) * a",
     "annotated and used": "x: float = grad\nparam = param - x * norm(x)",
     "reserved and used": "_x = grad\nparam = param - _x",
     "one side refused": "if amsgrad:\n    x = nope\nelse:\n    x = lr\nparam = param - norm(x * grad) * sum(x)",
@@ -347,7 +347,7 @@ def test_one_mistake_is_said_once(tmp_path: Path) -> None:
         if rest.startswith("= "):
             spoilt = [
                 f"{name} {wrong}"
-                for wrong in (f"{rest} @ nope", "= nope(grad)", f": float {rest}", f", other {rest}, 1")
+                for wrong in (f"{rest} @ nope", "= nope(grad)", f": float {rest}", f", other {rest}, 1, 2")
             ]
         for wrong in spoilt:
             text = "\n".join([*lines[:number], indent + wrong, *lines[number + 1 :]])

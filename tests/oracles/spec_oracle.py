@@ -106,6 +106,10 @@ class _Block:
                         assert isinstance(target, ast.Name)
                         if value is not None:
                             names[target.id] = value
+                case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=nodes)):
+                    evaluator = self._evaluator(dict(names), everywhere)
+                    values = [evaluator.value(node) for node in nodes]
+                    names |= {target.id: value for target, value in zip(targets, values, strict=True)}  # type: ignore[attr-defined]
                 case ast.Assign(targets=[ast.Name(id=name)], value=node):
                     value = self._evaluator(names, everywhere).value(node)
                     if name == "active":

@@ -395,13 +395,28 @@ class Writer:
         term = self.number(kind, self.rng.choice([0, 2, 3, 3]))
         return self.assign(name, self.squeezed(term, KEPT, state.signed))
 
+    def exchange(self, states: Mapping[str, State]) -> str | None:
+        """Gives two states the values of each other."""
+        there = [
+            name
+            for name, state in states.items()
+            if SHAPES[state.shape] is Kind.ELEMENT and not state.window and self.names[name].needs <= self.path
+        ]
+        pairs = [(a, b) for a in there for b in there if a < b and states[a].signed == states[b].signed]
+        if not pairs:
+            return None
+        a, b = self.rng.choice(pairs)
+        first, second = self.names[a], self.names[b]
+        self.names |= {a: replace(second, needs=first.needs), b: replace(first, needs=second.needs)}
+        return f"{a}, {b} = {b}, {a}"
+
     def statement(self, states: Mapping[str, State], deep: int) -> Iterator[str]:
         """A statement, as lines."""
         turn = self.rng.random()
         if turn < 0.2 and deep > 0:
             yield from self.branch(states, deep)
         elif turn < 0.55:
-            line = self.state(states)
+            line = self.exchange(states) if self.chance(0.15) else self.state(states)
             if line is not None:
                 yield line
         elif turn < 0.6 and "grad" in self.names:

@@ -82,6 +82,7 @@ CHANGED = (
     "the compiled function changes param groups, states or the optimizer, which takes place when its graph has run"
 )
 DIVIDED = "parameters are divided among processes"
+EXCHANGED = "the rule exchanges states, which takes place when kernels have run"
 STARTS = "states start from values that the graph has yet to compute; take a first step before compiling"
 STORED = "states are paged, or are not tensors"
 
@@ -96,6 +97,8 @@ def hindrance(handle: str, positions: tuple[int, ...]) -> str:
         return SHARED
     if is_asked(optimizer._policy.name, optimizer.param_groups):
         return SHARED
+    if optimizer._policy.rule.blocks["step"].exchanges:
+        return EXCHANGED
     if _has_hidden_tensors(optimizer):
         return TENSORS
     if _is_changed(optimizer):

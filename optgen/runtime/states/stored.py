@@ -11,7 +11,7 @@ and checkpoints of earlier versions, of other libraries and of torch.distributed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -29,6 +29,13 @@ from optgen.runtime.states.torch_codecs import decode, encode
 def scale_key(name: str) -> str:
     """The key of a state's scales in `optimizer.state[p]`."""
     return f"{name}_absmax"
+
+
+def exchange_states(entry: MutableMapping[str, Any], first: str, second: str) -> None:
+    """Let two states of elements that are stored alike change places, with their scales."""
+    for one, other in ((first, second), (scale_key(first), scale_key(second))):
+        if one in entry:
+            entry[one], entry[other] = entry[other], entry[one]
 
 
 @dataclass(frozen=True, eq=False)

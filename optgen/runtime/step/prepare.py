@@ -154,10 +154,11 @@ def _check_skipped(
     """Raise if the step is to be skipped, where the host has a part in it.
 
     The cuda target alone skips a step by itself, without making the host wait. Everything else is done by the host:
-    the other targets, states of groups, counting steps where it decides what they do, and values that states start
-    with.
+    the other targets, states of groups, exchanges of states, counting steps where it decides what they do, and values
+    that states start with.
     """
-    host = starts or counts or block.commit is not None or any(target != "cuda" for target in targets)
+    ends = block.commit is not None or bool(block.exchanges)
+    host = starts or counts or ends or any(target != "cuda" for target in targets)
     if host and inputs.skips():
         raise SkippedStepError
 

@@ -14,6 +14,7 @@ from optgen.runtime.core.bucket import StaleError
 from optgen.runtime.core.host_values import HostValues, Sums, committed
 from optgen.runtime.core.step_inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
 from optgen.runtime.cuda.graph_capture import is_capturing, place_every_lr
+from optgen.runtime.states.stored import exchange_states
 from optgen.runtime.step.interrupts import Uninterrupted
 from optgen.runtime.step.optimizer_like import OptimizerLike
 from optgen.runtime.step.prepare import agreed, prepare
@@ -35,7 +36,8 @@ class Begun:
     @property
     def at_once(self) -> bool:
         """Check whether one call of a kernel is all that writes."""
-        return self.prepared.at_once and self.prepared.block.commit is None
+        block = self.prepared.block
+        return self.prepared.at_once and block.commit is None and not block.exchanges
 
     def end(self, values: HostValues) -> None:
         """Do what follows when all passes have run.
@@ -43,6 +45,10 @@ class Begun:
         Args:
             values: Those of the last pass.
         """
+        for one in self.prepared.block.exchanges:
+            for member in self.prepared.members:
+                if one.live(member.flags):
+                    exchange_states(member.entry, one.first, one.second)
         rule, kept, commit = self.optimizer._policy.rule, self.optimizer._kept, self.prepared.block.commit
         if self.block == "step" and rule.on_step is not None:
             kept.numbers.advance(member.whole for member in self.prepared.members)

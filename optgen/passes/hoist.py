@@ -33,7 +33,7 @@ from optgen.ir.nodes import (
 from optgen.ir.reductions import REDUCED
 from optgen.operations import COMPARISONS, OPERATIONS
 from optgen.passes.rename import stem_of
-from optgen.passes.rewrite import unused_name
+from optgen.passes.rewrite import rewrite, unused_name
 
 
 def hoist(program: Program, guards: GuardTable) -> Program:
@@ -52,12 +52,22 @@ class _Hoister:
         self.parts_of_all = {name for part in sums_all for name in refs(part)}
 
     def run(self) -> Program:
+        same: dict[str, Expr] = {}  # statements that are a reduction which another has asked for
+
+        def change(expr: Expr) -> Expr:
+            return same.get(expr.name, expr) if isinstance(expr, Ref) else expr
+
         for let in self.program.lets:
-            expr = self._operand_free(let.expr, let)
+            expr = self._operand_free(rewrite(let.expr, change), let)
+            known = self.known.get(self._key(expr, let)) if isinstance(expr, Reduce) else None
+            if known and not _sums_all(expr):
+                same[let.name] = self._named(expr, let)
+                continue
             self.lets.append(replace(let, expr=expr))
             if not isinstance(expr, Ref | Const):
                 self.known.setdefault(self._key(expr, let), []).append(self.lets[-1])
-        return replace(self.program, lets=tuple(self.lets))
+        outputs = {name: rewrite(value, change) for name, value in self.program.outputs.items()}
+        return replace(self.program, lets=tuple(self.lets), outputs=outputs)
 
     def _operand_free(self, expr: Expr, let: Let) -> Expr:
         """The expression with every lower-kind part named, at its own level."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import standin
 import torch
+from runtime.step.test_exchanges import cls
 from runtime.training import same, snapshot
 from support.catalogue import optimizer_class, rows, rules
 from support.cuda_training import CASES, SHAPES, draw, new, train
@@ -94,6 +95,24 @@ SCALED = {name: settings for name, settings in CASES.items() if name != "Adafact
 UNREAD = {name: settings for name, settings in SCALED.items() if name != "SomeSteps"}
 # Not among what is captured below: sums over all parameters are torch's, which records them on a real GPU only.
 ALL = {"AdamW-max_grad_norm": ("AdamW", {"max_grad_norm": 1.0, "cautious": True})}
+
+
+def test_exchanged_states_follow_a_scaler(driver: standin.Driver) -> None:
+    """The host reads whether a step counts, and the next one takes addresses anew; results are those of the CPU."""
+    params, others = ([value.requires_grad_() for value in draw(SHAPES, 99)] for _ in range(2))
+    opt, plain = (cls()(own, target=target) for own, target in ((params, "cuda"), (others, "cpu")))
+    opt.found_inf = torch.tensor(0.0)
+    for step, skipped in enumerate([False, False, True, False, True, False, False, False]):
+        for param, other, grad in zip(params, others, draw(SHAPES, step), strict=True):
+            param.grad, other.grad = grad, grad
+        opt.found_inf.fill_(float(skipped))
+        opt.step()
+        if not skipped:
+            plain.step()
+    for param, other in zip(params, others, strict=True):
+        torch.testing.assert_close(param, other, rtol=1e-6, atol=1e-7)
+        for name in ("now", "before"):
+            torch.testing.assert_close(opt.state[param][name], plain.state[other][name], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("case", UNREAD | ALL)

@@ -186,6 +186,18 @@ def test_hoist_computes_every_value_at_its_own_kind_once() -> None:
     means_the_same(it, after)
 
 
+@pytest.mark.parametrize("names", [("mean", "total"), ("total", "mean")], ids=" ".join)
+def test_a_statement_that_is_a_reduction_shares_it(names: tuple[str, str]) -> None:
+    """A row's mean and its sum are one sum, whichever is asked for first."""
+    total = Reduce("sum", Kind.ROW, Ref("grad"))
+    values = {"mean": call("/", total, 4.0), "total": total}
+    own = {name: values[name] for name in names}
+    it = program({**own, "new": call("*", call("*", "mean", "total"), "grad")}, param=Ref("new"))
+    after = hoist(it, GuardTable())
+    verify(after, Stage.HOISTED)
+    assert [let.expr for let in after.lets].count(total) == 1
+
+
 def test_names_of_hoisted_values_say_what_they_are() -> None:
     assert readable_name(call("-", 1.0, "beta1")) == "one_minus_beta1"
     assert readable_name(call("/", 1.0, "lr")) == "inverse_lr"

@@ -218,7 +218,7 @@ class Writer:
         if self.chance(0.4):
             return Term(f"{a.text} ** 2" if a.text.isidentifier() else f"({a.text}) ** 2", a.kind, a.size**2)
         b, most = self.rng.choice([("0.5", 0.5), ("(-1)", 1.0), ("1.5", 1.5), ("second", 1.0), ("(-0.5)", 0.5)])
-        if b == "second" and not takes(kind, Kind.GROUP):
+        if b == "second" and ("second" not in self.names or not takes(kind, Kind.GROUP)):
             b = "0.5"
         whole = join(a.kind, Kind.GROUP) if b == "second" else a.kind
         return Term(f"(abs({a.text}) + 0.5) ** {b}", whole, (a.size + 2) ** most)

@@ -416,7 +416,7 @@ class Writer:
         if turn < 0.2 and deep > 0:
             yield from self.branch(states, deep)
         elif turn < 0.55:
-            line = self.exchange(states) if self.chance(0.15) else self.state(states)
+            line = (self.exchange(states) if self.chance(0.3) else None) or self.state(states)
             if line is not None:
                 yield line
         elif turn < 0.6 and "grad" in self.names:

@@ -25,7 +25,7 @@ from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, refuse, sto
 from optgen.ir.reductions import lowered, over_of, refused
 from optgen.ir.scope import Scope
 from optgen.ir.steps import asks_step, sides_of
-from optgen.ir.values import ERROR, Value, also, call, direction, finite
+from optgen.ir.values import ERROR, Value, also, call, direction, finite, fit, merged
 from optgen.operations import BY_SYNTAX, CALLED, DRAWS, REDUCTIONS, MatrixFunction, Operation, Reduction, Sort
 from optgen.spec.names import OF_BLOCKS, OF_SHAPE
 from optgen.spec.source import NO_TEXT, SourceText
@@ -160,7 +160,7 @@ class Builder:
             match statement:
                 case ast.Assign(targets=[ast.Name(id=name) as target], value=value):
                     self._assign(statement, name, target, value, env, path)
-                case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)) if _fit(names, values):
+                case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)) if fit(names, values):
                     self._assign_together(statement, names, values, env, path)
                 case ast.If(test=test, body=then, orelse=other):
                     before = self.reporter.error_count
@@ -276,25 +276,11 @@ class Builder:
         self.arms = (*arms, sides.there.arm)
         second = self._statements(other, dict(env), path & there)
         self.arms = arms
-        merged: dict[str, Value] = {}
-        for name in {**first, **second}:
-            a = first.get(name, Value(ERROR, TRUE))
-            b = second.get(name, Value(ERROR, TRUE))
-            if a == b:
-                merged[name] = a
-                continue
-            if a.missing.is_true or b.missing.is_true:
-                # Defined on one side only: that side's value serves wherever the name may be read.
-                missing = (~here | a.missing) if b.missing.is_true else (~there | b.missing)
-                merged[name] = Value(b.expr if a.missing.is_true else a.expr, missing)
-                continue
-            missing = (here & a.missing) | (there & b.missing)
-            if ERROR in (a.expr, b.expr) or self._sort(a) != self._sort(b):
-                mixed = ERROR not in (a.expr, b.expr) or a.mixed or b.mixed
-                merged[name] = Value(ERROR, missing, mixed)
-                continue
-            merged[name] = Value(self.bind(name, sides.chosen(a.expr, b.expr), "", joins=sides.joins), missing)
-        return merged
+
+        def joined(name: str, a: Expr, b: Expr) -> Expr:
+            return self.bind(name, sides.chosen(a, b), "", joins=sides.joins)
+
+        return merged((here, first), (there, second), self._sort, joined)
 
     def _sort(self, value: Value) -> tuple[bool, bool, str | None]:
         return value.mixed, is_boolean(value.expr, self.by_name), self._past(value.expr)
@@ -520,9 +506,3 @@ class Builder:
         if not isinstance(x, Ref):
             return self.target
         return self.by_name[x.name].variable or self.target if x.name in self.by_name else x.name
-
-
-def _fit(targets: Sequence[ast.expr], values: Sequence[ast.expr]) -> bool:
-    """Check whether these are different names, with a value for each."""
-    names = {target.id for target in targets if isinstance(target, ast.Name)}
-    return len(names) == len(targets) == len(values)

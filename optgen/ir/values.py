@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from optgen.ir.formula import FALSE, Formula
+from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.nodes import MATRICES, Call, Const, Expr, MatrixCall, Ref
 
 ERROR = Const(float("nan"))
@@ -62,3 +63,43 @@ def direction(
     update = bind("update", bind_part("update_matrix", MatrixCall(MATRICES, x)))
     active = bind("active", also(env["active"].expr, call("isfinite", update)))
     return {"update": Value(update), "active": Value(active)}
+
+
+def fit(targets: Sequence[ast.expr], values: Sequence[ast.expr]) -> bool:
+    """Check whether these are different names, with a value for each."""
+    names = {target.id for target in targets if isinstance(target, ast.Name)}
+    return len(names) == len(targets) == len(values)
+
+
+def merged(
+    first: tuple[Formula, Mapping[str, Value]],
+    second: tuple[Formula, Mapping[str, Value]],
+    sort: Callable[[Value], object],
+    joined: Callable[[str, Expr, Expr], Expr],
+) -> dict[str, Value]:
+    """The names behind an `if`, of which each side has values where its formula holds.
+
+    Args:
+        sort: Tells numbers, conditions and windows apart.
+        joined: Binds the choice between two values of a name.
+    """
+    (here, ours), (there, theirs) = first, second
+    result: dict[str, Value] = {}
+    for name in {**ours, **theirs}:
+        a = ours.get(name, Value(ERROR, TRUE))
+        b = theirs.get(name, Value(ERROR, TRUE))
+        if a == b:
+            result[name] = a
+            continue
+        if a.missing.is_true or b.missing.is_true:
+            # Defined on one side only: that side's value serves wherever the name may be read.
+            missing = (~here | a.missing) if b.missing.is_true else (~there | b.missing)
+            result[name] = Value(b.expr if a.missing.is_true else a.expr, missing)
+            continue
+        missing = (here & a.missing) | (there & b.missing)
+        if ERROR in (a.expr, b.expr) or sort(a) != sort(b):
+            mixed = ERROR not in (a.expr, b.expr) or a.mixed or b.mixed
+            result[name] = Value(ERROR, missing, mixed)
+            continue
+        result[name] = Value(joined(name, a.expr, b.expr), missing)
+    return result

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from optgen.diagnostics import Reporter, suggest
-from optgen.ir.exchanges import Exchange
+from optgen.ir.exchanges import Exchange, Pair, exchanged, paired
 from optgen.ir.facts import NAMED, fact
 from optgen.ir.fits import Mistake, fits, fits_below, why_not_assigned, why_not_drawn, why_not_taken, why_unknown
 from optgen.ir.formula import FALSE, TRUE, Formula
@@ -25,7 +25,7 @@ from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, refuse, sto
 from optgen.ir.reductions import lowered, over_of, refused
 from optgen.ir.scope import Scope
 from optgen.ir.steps import asks_step, sides_of
-from optgen.ir.values import ERROR, Value, also, call, direction, finite, fit, merged
+from optgen.ir.values import ERROR, Value, also, call, direction, finite, merged
 from optgen.operations import BY_SYNTAX, CALLED, DRAWS, REDUCTIONS, MatrixFunction, Operation, Reduction, Sort
 from optgen.spec.names import OF_BLOCKS, OF_SHAPE
 from optgen.spec.source import NO_TEXT, SourceText
@@ -160,8 +160,10 @@ class Builder:
             match statement:
                 case ast.Assign(targets=[ast.Name(id=name) as target], value=value):
                     self._assign(statement, name, target, value, env, path)
-                case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)) if fit(names, values):
-                    self._assign_together(statement, names, values, env, path)
+                case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)) if pairs := paired(
+                    names, values
+                ):
+                    self._assign_together(statement, pairs, env, path)
                 case ast.If(test=test, body=then, orelse=other):
                     before = self.reporter.error_count
                     condition = self.scope.condition(test, self.text, self.reporter, bool(self.stage), env)
@@ -181,23 +183,12 @@ class Builder:
         """After a statement that was refused: the names that it would have assigned stand for anything."""
         return env | {name: Value(ERROR) for name in stored_names(statement) - self._names()}
 
-    def _assign_together(
-        self,
-        node: ast.Assign,
-        targets: Sequence[ast.expr],
-        values: Sequence[ast.expr],
-        env: dict[str, Value],
-        path: Formula,
-    ) -> None:
+    def _assign_together(self, node: ast.Assign, pairs: Sequence[Pair], env: dict[str, Value], path: Formula) -> None:
         """Several names at once, whose new values follow from the old ones of all; two states may be exchanged so."""
         before = dict(env)
-        for target, value in zip(targets, values, strict=True):
-            assert isinstance(target, ast.Name)
+        for target, value in pairs:
             self._assign(node, target.id, target, value, env, path, before)
-        names = [part.id for part in (*targets, *values) if isinstance(part, ast.Name)]
-        match names:
-            case [first, second, other, one] if (first, second) == (one, other):
-                self.exchanged.append(Exchange(first, second, path))
+        self.exchanged += exchanged(pairs, path)
 
     def _assign(
         self,

@@ -6,11 +6,15 @@ states that are not stored alike, the values are copied.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import ast
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Program, Ref, Select
+
+Pair = tuple[ast.Name, ast.expr]
+"""A name of a statement that assigns several, with its value."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,21 @@ class Exchange:
     def names(self) -> tuple[str, str]:
         """The states."""
         return self.first, self.second
+
+
+def paired(targets: Sequence[ast.expr], values: Sequence[ast.expr]) -> list[Pair]:
+    """The names of a statement with their values; none if these are not different names with a value for each."""
+    names = [target for target in targets if isinstance(target, ast.Name)]
+    alike = len({name.id for name in names}) == len(targets) == len(values)
+    return list(zip(names, values, strict=True)) if alike else []
+
+
+def exchanged(pairs: Sequence[Pair], path: Formula) -> list[Exchange]:
+    """The exchange that a statement asks for, if it is one of two names."""
+    match pairs:
+        case [(ast.Name(id=first), ast.Name(id=one)), (ast.Name(id=second), ast.Name(id=other))]:
+            return [Exchange(first, second, path)] if (first, second) == (other, one) else []
+    return []
 
 
 def exchanges(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from optgen.ir.formula import FALSE, TRUE, Formula
@@ -63,12 +62,6 @@ def direction(
     update = bind("update", bind_part("update_matrix", MatrixCall(MATRICES, x)))
     active = bind("active", also(env["active"].expr, call("isfinite", update)))
     return {"update": Value(update), "active": Value(active)}
-
-
-def fit(targets: Sequence[ast.expr], values: Sequence[ast.expr]) -> bool:
-    """Check whether these are different names, with a value for each."""
-    names = {target.id for target in targets if isinstance(target, ast.Name)}
-    return len(names) == len(targets) == len(values)
 
 
 def merged(

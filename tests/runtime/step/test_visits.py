@@ -118,7 +118,7 @@ def test_rows_are_stored_with_the_last_pass_alone() -> None:
     before = [param.detach().clone() for param in params]
     (prepared,) = opt._kept.of_all
     engine = next(engine for engine in prepared.engines if engine.bucket.members[0].param is params[0])
-    engine.begin("step", prepared.block, [param.grad for param in engine.params], NO_INPUTS)
+    engine.begin("step", [param.grad for param in engine.params], NO_INPUTS)
     for index, item in enumerate(prepared.block.passes[:-1]):
         if prepared.block.runs(item, engine.bucket.flags):
             engine.run(prepared.block, index)

@@ -69,16 +69,17 @@ def places_in(optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]]) -> 
     owners = find_owners(name, rule, optimizer.param_groups, shards) if rule.matrix_states else {}
     places = []
     for own, theirs in zip(optimizer.param_groups, groups, strict=True):
-        common = {**optimizer.defaults, **own}
+        hypers = {key: theirs[key] for key in rule.hypers if key in theirs}
         overrides = [group["overrides"] for group in (theirs, own) if group.get("overrides")]
+        common = {**optimizer.defaults, **own, **hypers}
         for index, (param, key) in enumerate(zip(own["params"], theirs["params"], strict=True)):
             shard = shards.get(id(param))
             settings = common
-            for each in overrides:
-                settings = {**settings, **each.get(index, {})}
-            shape = param.shape if shard is None else shard.shape
-            codecs = choose_codecs(rule, settings, shape)
-            settings = {**settings, **{key: theirs[key] for key in rule.hypers if key in theirs}}
+            if overrides:
+                for each in overrides:
+                    settings = {**settings, **each.get(index, {})}
+                settings = {**settings, **hypers}
+            codecs = choose_codecs(rule, settings, param.shape if shard is None else shard.shape)
             seen = matrix_form(rule, param.shape, settings)
             places.append(Place(key, param, local_tensor(param), shard, codecs, settings, seen, owners.get(id(param))))
     return places

@@ -21,7 +21,7 @@ from optgen.runtime.core.shards import Box, Owner, Shard, is_dtensor
 from optgen.runtime.rule import State
 from optgen.runtime.states.stored import Stored, scale_key
 from optgen.runtime.states.torch_codecs import zeros
-from optgen.runtime.step.exchange import Spread, from_owners
+from optgen.runtime.step.all_to_all import Spread, from_owners
 from optgen.runtime.step.owners import boxes_in, divided_dims
 
 

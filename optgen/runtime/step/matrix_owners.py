@@ -23,7 +23,7 @@ from optgen.runtime.engines.own_step import run_own_steps
 from optgen.runtime.engines.torch_engine import View
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.matrix_form import matrix_form
-from optgen.runtime.step.exchange import Spread, from_owners, to_owners
+from optgen.runtime.step.all_to_all import Spread, from_owners, to_owners
 
 
 @dataclass(frozen=True)

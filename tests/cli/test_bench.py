@@ -124,6 +124,16 @@ def test_json_for_scripts() -> None:
     assert by_name["AdamW"]["state_bytes_per_parameter"] == pytest.approx(8.0, abs=counters / 14208)
 
 
+def test_a_peer_whose_name_says_the_bits_takes_part() -> None:
+    """bitsandbytes' AdamW8bit refuses `optim_bits=8` beside its name."""
+    require_compiler()
+    pytest.importorskip("bitsandbytes")
+    done = bench("--bits", "8", "--shapes", "shapes.txt", "--peers", "bitsandbytes", "--json")
+    assert done.exit_code == 0, done.output
+    failures = {one["name"]: one["failure"] for one in json.loads(done.stdout)["optimizers"]}
+    assert failures == {"AdamW in 8 bits": "", "bitsandbytes AdamW8bit": ""}
+
+
 def test_the_shapes_of_a_known_model() -> None:
     """ResNet-50's 161 tensors, as a table with a picture."""
     require_compiler()

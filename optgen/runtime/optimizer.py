@@ -290,8 +290,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if self._loading is not None:
-            state["state"].update(self._loading.states)
-            self._codecs, self._counts = self._loading.codecs, {}
+            self._codecs, self._counts = self._loading.states, {}
+            state["state"].update((param, record.entry) for param, record in self._codecs.items())
         super().__setstate__(state)
         if "differentiable" not in self.rule.storage:  # torch adds it, which would make it a setting
             self.defaults.pop("differentiable", None)

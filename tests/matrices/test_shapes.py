@@ -168,6 +168,19 @@ def test_a_checkpoint_of_another_rank_brings_it() -> None:
         other.load_state_dict(saved)
 
 
+def test_a_rank_of_one_parameter_comes_with_its_checkpoint() -> None:
+    cls = loaded("GaLoreAdamW")
+    params = [nn.Parameter(torch.ones(12, 8)) for _ in range(2)]
+    opt, other = (cls(params, rank=6, target="cpu") for _ in range(2))
+    opt.override(params[0], rank=4)
+    for param in params:
+        param.grad = torch.randn(12, 8)
+    opt.step()
+    other.load_state_dict(opt.state_dict())
+    other.step()
+    assert [tuple(other.state[param]["exp_avg"].shape) for param in params] == [(12, 4), (12, 6)]
+
+
 def test_a_rank_that_changes_is_refused() -> None:
     _, opt = trained(loaded("GaLoreAdamW"), "cpu", **GALORE)
     opt.param_groups[0]["rank"] = 3

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from optgen.codecs import Codec
 from optgen.log import logger
 from optgen.runtime.checkpoints import bitsandbytes_form
 from optgen.runtime.checkpoints.misfits import (
@@ -34,12 +35,9 @@ from optgen.runtime.checkpoints.misfits import (
 )
 from optgen.runtime.checkpoints.places import Place, places_in
 from optgen.runtime.checkpoints.shards import own_form
-from optgen.runtime.core.shards import local_tensor
 from optgen.runtime.cuda.graph_capture import adopted_lr
 from optgen.runtime.cuda.paged_memory import asks_for_paging, wait_for_host
 from optgen.runtime.rule import Rule
-from optgen.runtime.settings.param_groups import members_of
-from optgen.runtime.settings.storage import choose_codecs
 from optgen.runtime.settings.validation import check_agreement, checked, unscheduled
 from optgen.runtime.states.step_counts import as_state
 from optgen.runtime.states.store import NO_ROOM, no_room
@@ -61,13 +59,11 @@ class Loading:
 
     Attributes:
         groups: As this optimizer takes them over.
-        states: By parameter, where this optimizer keeps them.
-        codecs: Records of their codecs.
+        states: By parameter, where this optimizer keeps them, with records of their codecs.
     """
 
     groups: Sequence[dict[str, Any]]
-    states: Mapping[Tensor, dict[str, Any]]
-    codecs: Mapping[Tensor, CodecRecord]
+    states: Mapping[Tensor, CodecRecord]
 
 
 def fitting(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> Loading:
@@ -81,8 +77,6 @@ def fitting(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> Loading:
     name, rule, own = policy.name, policy.rule, optimizer.param_groups
     found = structure_errors(own, saved) or mark_errors(rule, name, saved)
     found = found or unreadable([*optimizer.defaults, *bitsandbytes_form.GROUP_OF_TWO], saved)
-    places: list[Place] = []
-    entries: dict[Tensor, Mapping[str, Any]] = {}
     said: Said = {}
     if not found:
         said, found = read_said(saved)
@@ -93,19 +87,24 @@ def fitting(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> Loading:
     if not found:
         for number, group in enumerate(saved["param_groups"]):
             found += group_errors(rule, policy.fixed, name, number, group)
-        places = places_in(optimizer, saved["param_groups"])
-        for number, place in enumerate(places):
-            entry, wrong = _read(rule, f"parameter {number}", place, saved, said)
-            found += wrong
-            if place.key in saved["state"]:
-                entries[place.param] = entry
-    if found:
-        raise ValueError(f"{name}: this checkpoint does not fit: " + "; ".join(found))
+    _refuse(name, found)
     groups = [_adopted_group(optimizer, *pair) for pair in zip(own, saved["param_groups"], strict=True)]
     check_agreement(name, rule, groups)
-    _warn_of_reencoding(optimizer, groups, entries)
+    entries: list[tuple[Place, Mapping[str, Any]]] = []
+    for number, place in enumerate(places_in(optimizer, groups)):
+        entry, wrong = _read(rule, f"parameter {number}", place, saved, said)
+        found += wrong
+        if place.key in saved["state"]:
+            entries.append((place, entry))
+    _refuse(name, found)
+    _warn_of_reencoding(name, rule, entries)
     LOG.info("%s: a checkpoint fits: %d groups, states of %d parameters", name, len(groups), len(entries))
-    return Loading(groups, *adopted_states(optimizer, groups, entries))
+    return Loading(groups, adopted_states(name, rule, entries))
+
+
+def _refuse(name: str, found: Sequence[str]) -> None:
+    if found:
+        raise ValueError(f"{name}: this checkpoint does not fit: " + "; ".join(found))
 
 
 def _read(
@@ -148,24 +147,20 @@ def _adopted_group(optimizer: OptimizerLike, own: Mapping[str, Any], saved: Mapp
     return result
 
 
-def _warn_of_reencoding(
-    optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]], entries: Mapping[Tensor, Mapping[str, Any]]
-) -> None:
+def _warn_of_reencoding(name: str, rule: Rule, entries: Iterable[tuple[Place, Mapping[str, Any]]]) -> None:
     """Warn that a checkpoint's states are in another form than this optimizer's, if that loses something."""
-    rule = optimizer._policy.rule
     found: set[tuple[str, str]] = set()
-    for param, settings in members_of(optimizer.param_groups, groups, optimizer.defaults):
-        for state, asked in zip(rule.coded_states, choose_codecs(rule, settings, param.shape), strict=True):
-            if asked.name == "fp32":  # which holds what any other stands for
+    for place, entry in entries:
+        for state, asked in zip(rule.coded_states, place.codecs, strict=True):
+            stored = entry.get(state.name)
+            if stored is None or asked.name == "fp32":  # which holds what any other stands for
                 continue
-            stored = entries.get(param, {}).get(state.name)
-            shape = state.shape(param.shape if state.dims else local_tensor(param).shape, settings)
-            if stored is not None and not stored.codec.is_like(asked, shape.numel()):
+            shape = state.shape(place.param.shape, place.settings) if state.dims else place.own.shape
+            if not stored.codec.is_like(asked, shape.numel()):
                 found.add((str(stored), str(asked)))
     for before, after in sorted(found):
         warnings.warn(
-            f"{optimizer._policy.name}: this checkpoint stores states as {before}; from the next step on they are "
-            f"stored as {after}",
+            f"{name}: this checkpoint stores states as {before}; from the next step on they are stored as {after}",
             StoredAnewWarning,
             stacklevel=_calls_within(),
         )
@@ -184,28 +179,25 @@ def _calls_within() -> int:
 
 
 def adopted_states(
-    optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]], entries: Mapping[Tensor, Mapping[str, Any]]
-) -> tuple[dict[Tensor, dict[str, Any]], dict[Tensor, CodecRecord]]:
-    """The states of a checkpoint where this optimizer keeps them, and the records of their codecs.
+    name: str, rule: Rule, entries: Sequence[tuple[Place, Mapping[str, Any]]]
+) -> dict[Tensor, CodecRecord]:
+    """The states of a checkpoint where this optimizer keeps them, with records of their codecs.
 
     Raises:
         torch.cuda.OutOfMemoryError: naming the state that there is no room for.
     """
-    rule, states, records = optimizer._policy.rule, {}, {}
-    for param, settings in members_of(optimizer.param_groups, groups, optimizer.defaults):
-        saved = entries.get(param)
-        if saved is not None:
-            pager = find_pager(optimizer._policy.name, param, settings)
-            states[param] = adopt_entry(rule, param, saved, pager)
-            codecs = {key: value.codec for key, value in saved.items() if isinstance(value, Stored)}
-            records[param] = CodecRecord(states[param], codecs)
-    return states, records
+    values = (value for _, saved in entries for value in saved.values())
+    wait_for_host(value.codes if isinstance(value, Stored) else value for value in values)
+    result = {}
+    for place, saved in entries:
+        param, settings = place.param, place.settings
+        pager = find_pager(name, param, settings) if asks_for_paging(settings, param.numel()) else None
+        result[param] = adopt_entry(rule, param, saved, pager)
+    return result
 
 
 def find_pager(name: str, param: Tensor, settings: Mapping[str, Any]) -> Pager | None:
-    """Find the pager for the element states of a parameter that is loaded; None if they are not paged."""
-    if not asks_for_paging(settings, param.numel()):
-        return None
+    """Find the pager for the element states of a parameter that asks for paging; None where the target has none."""
     try:
         target = choose_target(name, param.device, settings.get("target"), param.dtype)
     except RuntimeError:
@@ -217,7 +209,7 @@ def find_pager(name: str, param: Tensor, settings: Mapping[str, Any]) -> Pager |
     return pager_on(param.device)
 
 
-def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Pager | None) -> dict[str, Any]:
+def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Pager | None) -> CodecRecord:
     """A parameter's state as saved, on the parameter's device or in paged memory.
 
     Where no count of steps was saved, it is 1.
@@ -228,15 +220,15 @@ def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Page
     Args:
         pager: Pager of element states, if they are paged.
     """
-    wait_for_host(value.codes if isinstance(value, Stored) else value for value in saved.values())
     result: dict[str, Any] = {}
+    codecs: dict[str, Codec] = {}
     key = ""
     try:
         for key, value in saved.items():
             if key == "step":
                 result[key] = as_state(float(value))
             elif isinstance(value, Stored):
-                codes = value.codes
+                codes, codecs[key] = value.codes, value.codec
                 result[key] = _copied(codes, param) if pager is None else pager.copy(codes.detach().contiguous())
                 if value.scales is not None:
                     result[scale_key(key)] = _copied(value.scales, param)
@@ -249,9 +241,11 @@ def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Page
         raise no_room(key, param, error) from error
     if lacks_count(rule, saved):
         result["step"] = as_state(1.0)
-    return result
+    return CodecRecord(result, codecs)
 
 
 def _copied(value: Tensor, param: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     plain = value.detach() if value.requires_grad else value
+    if plain.device == param.device and dtype in (None, plain.dtype):
+        return plain.clone().contiguous()
     return plain.to(device=param.device, dtype=dtype or value.dtype, copy=True).contiguous()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 import torch
@@ -101,13 +100,18 @@ def unreadable(settings: Iterable[str], saved: Mapping[str, Any]) -> list[str]:
                     found.append(f"group {number}: {key} is {shown}, not a number")
     keys = [key for group in saved["param_groups"] for key in group["params"]]
     for number, key in enumerate(keys):
-        entry = saved["state"].get(key, {})
-        inner = [part for part in entry.values() if not isinstance(part, Tensor) and isinstance(part, Mapping)]
-        for name, value in chain(entry.items(), *(part.items() for part in inner)):
-            wrong = why_unreadable(value) if isinstance(value, Tensor) else ""
-            if wrong:
-                found.append(f"parameter {number}: {name} is {wrong}")
+        found += [f"parameter {number}: {wrong}" for wrong in _unreadable(saved["state"].get(key, {}))]
     return list(dict.fromkeys(found))  # a setting may be asked for twice, and be several numbers
+
+
+def _unreadable(entry: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in entry.items():
+        if isinstance(value, Tensor):
+            wrong = why_unreadable(value)
+            if wrong:
+                yield f"{name} is {wrong}"
+        elif isinstance(value, Mapping):
+            yield from _unreadable(value)
 
 
 def setting_errors(rule: Rule, number: int, saved: Mapping[str, Any], count: int) -> list[str]:
@@ -211,6 +215,9 @@ def read_entry(
     for position, state in enumerate(rule.coded_states):
         codes, scales = entry.get(state.name), entry.get(scale_key(state.name))
         if codes is None:
+            if scales is not None:
+                scale = scale_key(state.name)
+                found.append(f"{label}: there is {scale}, but no {state.name}, whose scales these are")
             continue
         try:
             order = first[position : position + 1]
@@ -242,8 +249,8 @@ def _name_errors(rule: Rule, label: str, saved: Mapping[str, Any], ours: bool) -
     """States that a rule does not have, or lacks, and counts that are none, in words."""
     found = []
     known, required = _keys_of(rule)
-    strangers = [str(key) for key, value in saved.items() if key not in known and value is not None]
-    if strangers and not ours:
+    strangers = [] if ours else [str(key) for key, value in saved.items() if key not in known and value is not None]
+    if strangers:
         found.append(f"{label}: {rule.name} has no state {', '.join(strangers)}")
     missing = [name for name in required if saved and name not in saved]
     if missing:
@@ -252,9 +259,6 @@ def _name_errors(rule: Rule, label: str, saved: Mapping[str, Any], ours: bool) -
         found.append(f"{label}: step missing, there is {', '.join(map(str, saved))}")
     if not is_count(saved.get("step", 0.0)):
         found.append(f"{label}: step is {count_shown(saved['step'])}, and must be a number of steps")
-    for state in rule.coded_states:
-        if saved.get(scale_key(state.name)) is not None and saved.get(state.name) is None:
-            found.append(f"{label}: there is {scale_key(state.name)}, but no {state.name}, whose scales these are")
     return found
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,20 +12,20 @@ from optgen.codecs import Codec
 from optgen.runtime.core.shards import Owner, Shard, local_tensor
 from optgen.runtime.rule import State
 from optgen.runtime.settings.matrix_form import matrix_form
+from optgen.runtime.settings.param_groups import members_of
 from optgen.runtime.settings.storage import choose_codecs
 from optgen.runtime.step.find_shards import find_shards
 from optgen.runtime.step.optimizer_like import OptimizerLike
 from optgen.runtime.step.owners import find_owners
 
 
-@dataclass(frozen=True, eq=False)
-class Place:
+class Place(NamedTuple):
     """A parameter and its key in a checkpoint.
 
     Attributes:
         own: Tensor of this process: the parameter, or its part of it.
         codecs: That its states are asked to be in.
-        settings: Of the parameter, in the checkpoint.
+        settings: Of the parameter, once the checkpoint is loaded.
         seen: Shape that kernels see the parameter in.
         owner: The process that has its matrices, if several have parts of them.
     """
@@ -61,25 +60,21 @@ def places_in(optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]]) -> 
     """The parameters of an optimizer, in their order.
 
     Args:
-        groups: A checkpoint's, as many and as long as the optimizer's.
+        groups: As many and as long as the optimizer's, with the keys of a checkpoint as `params`.
     """
-    params = [param for group in optimizer.param_groups for param in group["params"]]
+    members = list(members_of(optimizer.param_groups, groups, optimizer.defaults))
+    keys = [key for group in groups for key in group["params"]]
     name, rule = optimizer._policy.name, optimizer._policy.rule
-    shards = find_shards(name, params)
+    shards = find_shards(name, [param for param, _ in members])
     owners = find_owners(name, rule, optimizer.param_groups, shards) if rule.matrix_states else {}
     places = []
-    for own, theirs in zip(optimizer.param_groups, groups, strict=True):
-        hypers = {key: theirs[key] for key in rule.hypers if key in theirs}
-        overrides = [group["overrides"] for group in (theirs, own) if group.get("overrides")]
-        common = {**optimizer.defaults, **own, **hypers}
-        for index, (param, key) in enumerate(zip(own["params"], theirs["params"], strict=True)):
-            shard = shards.get(id(param))
-            settings = common
-            if overrides:
-                for each in overrides:
-                    settings = {**settings, **each.get(index, {})}
-                settings = {**settings, **hypers}
-            codecs = choose_codecs(rule, settings, param.shape if shard is None else shard.shape)
-            seen = matrix_form(rule, param.shape, settings)
-            places.append(Place(key, param, local_tensor(param), shard, codecs, settings, seen, owners.get(id(param))))
+    chosen: dict[tuple[Any, ...], tuple[tuple[Codec, ...], torch.Size]] = {}  # models have few shapes
+    for key, (param, settings) in zip(keys, members, strict=True):
+        shard, owner = shards.get(id(param)), owners.get(id(param))
+        shape, whole = param.shape, param.shape if shard is None else shard.shape
+        kind = (id(settings), shape, whole)
+        if kind not in chosen:
+            chosen[kind] = choose_codecs(rule, settings, whole), matrix_form(rule, shape, settings)
+        codecs, seen = chosen[kind]
+        places.append(Place(key, param, local_tensor(param), shard, codecs, settings, seen, owner))
     return places

@@ -26,7 +26,6 @@ float32, which are still read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -184,9 +183,9 @@ def _is_of_shards(rule: Rule, keys: frozenset[str], shape: torch.Size, saved: Ma
     if not keys.isdisjoint(saved) or any(map(is_dtensor, saved.values())):
         return True
     for state in rule.element_states:
-        scales = saved.get(scale_key(state.name))
+        codes, scales = saved.get(state.name), saved.get(scale_key(state.name))
         by_row = isinstance(scales, Tensor) and scales.dim() > 1
-        if by_row or _is_packed_by_rows(saved.get(state.name), shape):
+        if by_row or (isinstance(codes, Tensor) and _is_packed_by_rows(codes, shape)):
             return True
     return False
 
@@ -198,12 +197,13 @@ def _is_of_flat(rule: Rule, shard: Shard, saved: Mapping[str, Any]) -> bool:
     return all(tuple(value.shape) in shapes[name] for name, value in values.items())
 
 
-def _is_packed_by_rows(codes: Any, shape: torch.Size) -> bool:
+def _is_packed_by_rows(codes: Tensor, shape: torch.Size) -> bool:
     """Check whether a plain tensor is a whole state's codes as they are saved where they are packed row by row."""
-    if not isinstance(codes, Tensor) or is_dtensor(codes) or not shape:
-        return False
     dtype = dtype_name(codes.dtype)
-    return any(codec.storage == dtype and lines_shape(codec, shape, (0,)) == codes.shape for codec in PACKED)
+    for codec in PACKED if shape else ():
+        if codec.storage == dtype and lines_shape(codec, shape, (0,)) == codes.shape:
+            return True
+    return False
 
 
 def _own_elements(
@@ -265,11 +265,11 @@ def _own_of_whole(state: State, whole: Stored, wanted: Codec, shard: Shard) -> S
     """This process's part of a state that is whole, as one process keeps it."""
     codec = whole.codec
     if not codec.scaled:
-        return replace(whole, codes=own_values(whole.codes, shard))
+        return whole._replace(codes=own_values(whole.codes, shard))
     if tuple(shard.own) == tuple(shard.shape):
         return _wanted(state, whole, wanted, shard)
     if codec.block == WHOLE_TENSOR:
-        return _wanted(state, replace(whole, codes=own_codes(whole.codes, shard, codec, ())), wanted, shard)
+        return _wanted(state, whole._replace(codes=own_codes(whole.codes, shard, codec, ())), wanted, shard)
     values = cut(whole.values(state.signed, shard.shape), shard, shard.shape)
     return _wanted(state, Stored(CODECS["fp32"], values, was=str(codec)), wanted, shard)
 
@@ -281,7 +281,7 @@ def _wanted(state: State, found: Stored, wanted: Codec, shard: Shard) -> Stored:
         ValueError: for what only all processes together could store.
     """
     if found.codec == wanted or (not shard.divisions and found.codec.is_like(wanted, shard.own.numel())):
-        return replace(found, codec=wanted)
+        return found._replace(codec=wanted)
     if wanted.block == WHOLE_TENSOR and shard.divisions:
         raise ValueError(f"{state.name} is stored as {found}, which one process alone cannot convert to {wanted}")
     values = found.values(state.signed, shard.own)

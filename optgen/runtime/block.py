@@ -157,6 +157,11 @@ class Block:
         """The results that are one of the numbers, rather than their sum."""
         return frozenset(partial.name for partial in self.partials if partial.op == "max")
 
+    @cached_property
+    def over_all(self) -> frozenset[tuple[str, None]]:
+        """The sums over all parameters, as they are known between passes."""
+        return frozenset((name, None) for name, _, _ in self.sums if name not in self.group_sums.split())
+
     def taken(self, item: Pass, flags: Flags) -> tuple[Partial, ...]:
         """The results that a pass makes."""
         return self._taken(flags)[item.function]

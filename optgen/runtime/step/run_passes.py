@@ -25,7 +25,7 @@ def run_passes(steps: Sequence[tuple[Prepared, HostValues]]) -> list[HostValues]
         The values of the last pass of each.
     """
     running = [_passes(prepared, values) for prepared, values in steps]
-    common = set.intersection(*(_over_all(prepared.block) for prepared, _ in steps))
+    common = frozenset.intersection(*(prepared.block.over_all for prepared, _ in steps))
     ends: list[HostValues] = [values for _, values in steps]
     asked: list[Parts] = [{} for _ in steps]
     for index in range(len(steps)):
@@ -39,13 +39,8 @@ def run_passes(steps: Sequence[tuple[Prepared, HostValues]]) -> list[HostValues]
     return ends
 
 
-def _over_all(block: Block) -> set[SumKey]:
-    """The sums of a block over all parameters."""
-    return {(name, None) for name, _, _ in block.sums if name not in block.group_sums.split()}
-
-
 def _go_on(
-    running: Sequence[Running], index: int, sums: Sums | None, common: set[SumKey], ends: list[HostValues]
+    running: Sequence[Running], index: int, sums: Sums | None, common: frozenset[SumKey], ends: list[HostValues]
 ) -> Parts:
     """Run one rule until it needs a sum that all of them take, whose parts are returned; {} at its end."""
     try:

@@ -155,7 +155,7 @@ def _warn_of_reencoding(name: str, rule: Rule, entries: Iterable[tuple[Place, Ma
             stored = entry.get(state.name)
             if stored is None or asked.name == "fp32":  # which holds what any other stands for
                 continue
-            shape = state.shape(place.param.shape, place.settings) if state.dims else place.own.shape
+            shape = state.shape(place.seen, place.settings) if state.dims else place.own.shape
             if not stored.codec.is_like(asked, shape.numel()):
                 found.add((str(stored), str(asked)))
     for before, after in sorted(found):

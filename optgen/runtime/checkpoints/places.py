@@ -71,10 +71,10 @@ def places_in(optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]]) -> 
     chosen: dict[tuple[Any, ...], tuple[tuple[Codec, ...], torch.Size]] = {}  # models have few shapes
     for key, (param, settings) in zip(keys, members, strict=True):
         shard, owner = shards.get(id(param)), owners.get(id(param))
-        shape, whole = param.shape, param.shape if shard is None else shard.shape
-        kind = (id(settings), shape, whole)
+        kind = (id(settings), param.shape, None if shard is None else shard.shape)
         if kind not in chosen:
-            chosen[kind] = choose_codecs(rule, settings, whole), matrix_form(rule, shape, settings)
+            seen = matrix_form(rule, param.shape, settings)
+            chosen[kind] = choose_codecs(rule, settings, seen if shard is None else shard.shape), seen
         codecs, seen = chosen[kind]
         places.append(Place(key, param, local_tensor(param), shard, codecs, settings, seen, owner))
     return places

@@ -50,8 +50,8 @@ AREAS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
         ("checkpoints", "optgen/runtime", "checkpoints/*.py",
          "runtime/checkpoints/test_[ckms]*.py parity/test_bitsandbytes_checkpoints.py"
          " parity/test_migration.py runtime/checkpoints/test_resume.py distributed/test_processes.py"),
-        ("distributed", "optgen/runtime", "core/shards.py states/philox.py step/all_reduce.py step/fsdp1.py"
-         " step/shard_limits.py",
+        ("distributed", "optgen/runtime", "core/shards.py states/philox.py step/all_*.py step/fsdp1.py"
+         " step/find_shards.py step/*owners.py step/matrix_parts.py step/shard_limits.py",
          "codecs/test_torch_rounding.py numerics/test_rounding.py distributed/test_*.py docs/test_distributed.py"),
     )
 }  # fmt: skip

@@ -63,7 +63,7 @@ def step(t: View) -> Results:
         exp_avg_sq_row = decay * s.exp_avg_sq_row + one_minus_decay * (sums.squared_row_sum * m.divide(1.0, t.cols))
         inverse_rows = m.divide(1.0, t.rows)
         exp_avg_sq_col = decay * s.exp_avg_sq_col + one_minus_decay * (sums.squared_col_sum * inverse_rows)
-        row_factor = m.rsqrt(exp_avg_sq_row / (m.matrix_total(exp_avg_sq_row) * inverse_rows))
+        row_factor = m.rsqrt(exp_avg_sq_row / (m.total_of(exp_avg_sq_row, "matrix") * inverse_rows))
         col_factor = m.rsqrt(exp_avg_sq_col)
         direction = grad * t.own_rows(row_factor) * t.own_cols(col_factor)
     else:

@@ -33,9 +33,6 @@ REDUCTION = {
     (Kind.COL, "squares"): "col_squares",
     (Kind.COL, "max"): "col_largest",
     (Kind.COL, "greatest"): "col_greatest",
-    (Kind.MATRIX, "sum"): "matrix_total",
-    (Kind.MATRIX, "max"): "matrix_largest",
-    (Kind.MATRIX, "greatest"): "matrix_greatest",
 }
 OF_DIMENSION = {"sum": "total_of", "max": "largest_of", "greatest": "greatest_of"}
 RESERVED = frozenset(("m", "f", "t", "o", "v", "s", "sums", "float", "results", "left"))

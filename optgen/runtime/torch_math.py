@@ -302,16 +302,6 @@ def col_greatest(x: Tensor) -> Tensor:
     return _greatest(x, (-2,), -INF)
 
 
-def matrix_largest(x: Tensor) -> Tensor:
-    """The largest number of rows or columns of each matrix, none of them negative, as (..., 1, 1); 0 of none."""
-    return _greatest(x, (-2, -1), 0.0).float()
-
-
-def matrix_greatest(x: Tensor) -> Tensor:
-    """The greatest number of rows or columns of each matrix, kept as (..., 1, 1); -inf of none."""
-    return _greatest(x, (-2, -1), -INF).float()
-
-
 def total_of(x: Tensor, kind: str) -> Tensor:
     """Sums over all dimensions but those of a kind, which are kept (dimensions.py)."""
     return sums.sums(x, _others(x, kind)).float()
@@ -330,11 +320,6 @@ def greatest_of(x: Tensor, kind: str) -> Tensor:
 def _others(x: Tensor, kind: str) -> tuple[int, ...]:
     kept = kind_dims(kind, x.dim())
     return tuple(dim for dim in range(x.dim()) if dim not in kept)
-
-
-def matrix_total(x: Tensor) -> Tensor:
-    """Sums of rows or columns of each matrix, kept as (..., 1, 1)."""
-    return sums.sums(x, (-2, -1)).float()
 
 
 def scale_of(largest: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ def own_form(
     shard = place.shard
     keys = _keys_of_parts(rule)
     if shard is None:
-        if not _is_of_shards(rule, keys, place.own.shape, saved):
+        if not _is_of_shards(rule, keys, place.own.shape, saved, said):
             return saved
         shard = whole_shard(place.own.shape)
     elif shard.offset is None and _is_of_flat(rule, shard, saved):
@@ -178,11 +178,19 @@ def _keys_of_parts(rule: Rule) -> frozenset[str]:
     return frozenset(state.name + end for state in rule.element_states for end in (BLOCKS, VALUES, DIVISION, SCALES))
 
 
-def _is_of_shards(rule: Rule, keys: frozenset[str], shape: torch.Size, saved: Mapping[str, Any]) -> bool:
-    """Check whether the state of a whole parameter was saved in parts, in any of its tensors."""
+def _is_of_shards(
+    rule: Rule, keys: frozenset[str], shape: torch.Size, saved: Mapping[str, Any], said: Mapping[str, Sequence[Codec]]
+) -> bool:
+    """Check whether the state of a whole parameter was saved in parts, in any of its tensors.
+
+    Args:
+        said: The codecs that the checkpoint says it has: only those of parameters that are not divided.
+    """
     if not keys.isdisjoint(saved) or any(map(is_dtensor, saved.values())):
         return True
     for state in rule.element_states:
+        if state.name in said:
+            continue
         codes, scales = saved.get(state.name), saved.get(scale_key(state.name))
         by_row = isinstance(scales, Tensor) and scales.dim() > 1
         if by_row or (isinstance(codes, Tensor) and _is_packed_by_rows(codes, shape)):

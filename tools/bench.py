@@ -350,12 +350,17 @@ def run_all(given: argparse.Namespace, console: Console, progress: Console) -> d
     found = every.entries(given.classes)
     unknown = set(given.classes) - {name for entry in found for name in (entry.name, *entry.alike)}
     for name in sorted(unknown):
-        console.print(f"absent: {name} (no spec makes such a class)", markup=False)
+        reason = "it runs functions of matrices" if name in every.of_matrices() else "no spec makes such a class"
+        console.print(f"absent: {name} ({reason})", markup=False)
     bandwidth = Bandwidth()
     start = time.perf_counter()
     with progress.status("every class") as status:
         figures, rounds = every.measure(
-            found, bandwidth, ALL_QUICK if given.quick else ALL, lambda text, _: status.update(text)
+            found,
+            bandwidth,
+            ALL_QUICK if given.quick else ALL,
+            lambda text, _: status.update(text),
+            lambda known: console.print(*map(every.line, known), sep="\n", markup=False, soft_wrap=True),
         )
     speeds = sorted(one["bandwidth"] / 1e9 for one in rounds) or [0.0]
     title = (

@@ -4,13 +4,14 @@ Classes whose step is the same kernel over the same states are measured once, an
 the rule, what its guards are by default, and how its states are stored. The classes of one rule take turns with torch's
 fused AdamW and with the in-place update that measures the memory, so that both of a row's figures come from the same
 minute. The bytes are those of the plan, which tests/schedule/test_least.py shows to be the least that a rule needs.
+Classes that run functions of matrices are left out: those take most of their steps, and no memory limits them.
 """
 
 from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,9 +26,7 @@ from optgen.package_name import STOCK_PACKAGE
 
 BITS = (32, 8, 4)
 CASE = Case("1e7", ((2500, 4000),), 2)
-LEAST_ROOFLINE = 0.6  # of every class with 32-bit states
-MOST_AGAINST_FUSED = 1.5  # the time of rules of one pass and at most MOST_STATES states, in fewer bits
-MOST_STATES = 2
+LEAST_ROOFLINE = {32: 0.6, 8: 0.45, 4: 0.45}  # by bits
 TARGET = "cpu"
 
 
@@ -71,17 +70,12 @@ class Figure:
     @property
     def flag(self) -> str:
         """Bound that the entry misses, in words; "" if it misses none."""
-        entry = self.entry
-        if entry.own_target:
+        if self.entry.own_target:
             return ""
-        if self.seconds is None:
+        if self.roofline is None:
             return "not measured"
-        if entry.bits == 32 and self.roofline is not None and self.roofline < LEAST_ROOFLINE:
-            return f"{100 * LEAST_ROOFLINE:.0f} % of the roofline"
-        small = entry.bits < 16 and entry.passes == 1 and entry.states <= MOST_STATES
-        if small and self.against_fused is not None and self.against_fused > MOST_AGAINST_FUSED:
-            return f"{MOST_AGAINST_FUSED:g}x of fused"
-        return ""
+        least = LEAST_ROOFLINE[self.entry.bits]
+        return f"{100 * least:.0f} % of the roofline" if self.roofline < least else ""
 
 
 def entries(only: Sequence[str] = (), bits: Sequence[int] = BITS) -> list[Entry]:
@@ -92,7 +86,7 @@ def entries(only: Sequence[str] = (), bits: Sequence[int] = BITS) -> list[Entry]
     """
     groups: dict[Any, list[tuple[Any, int]]] = {}
     for info in stock_classes():
-        if only and info.name not in only:
+        if runs_matrices(info) or (only and info.name not in only):
             continue
         for choice in info.bits_choices:
             if choice in bits:
@@ -108,6 +102,16 @@ def entries(only: Sequence[str] = (), bits: Sequence[int] = BITS) -> list[Entry]
         figures = (len(kept), stored.passes, stored.traffic, own_target)
         found.append(Entry(info.rule, info.name, choice, tuple(alike), *figures))
     return found
+
+
+def of_matrices() -> list[str]:
+    """Names of the classes that run functions of matrices."""
+    return [info.name for info in stock_classes() if runs_matrices(info)]
+
+
+def runs_matrices(info: Any) -> bool:
+    """True if a step runs functions of matrices."""
+    return bool(info.matrix_functions) or info.whole_rule.matrices is not None
 
 
 def step_of(info: Any) -> tuple[object, ...]:
@@ -134,10 +138,17 @@ def contender(entry: Entry, classes: Mapping[str, Any]) -> Contender:
     return Contender(entry.label, make, lambda *_: entry.bytes, ours=True)
 
 
+Show = Callable[[Sequence["Figure"]], object]
+
+
 def measure(
-    found: Iterable[Entry], bandwidth: Meter, budget: Budget, say: Say, case: Case = CASE
+    found: Iterable[Entry], bandwidth: Meter, budget: Budget, say: Say, show: Show, case: Case = CASE
 ) -> tuple[list[Figure], list[dict[str, Any]]]:
-    """Measure entries, one rule after another; return their figures, and what each rule was compared with."""
+    """Measure entries, one rule after another; return their figures, and what each rule was compared with.
+
+    Args:
+        show: Is given the figures of each rule as soon as they are known.
+    """
     package = importlib.import_module(STOCK_PACKAGE)
     rules: dict[str, list[Entry]] = {}
     for entry in found:
@@ -152,7 +163,9 @@ def measure(
         by_name = {one.contender.name: one for one in result.measured}
         other = by_name[FUSED]
         seconds = other.seconds if other.samples else None
-        figures += [figure(entry, by_name[entry.label], result.bandwidth, seconds, case) for entry in members]
+        made = [figure(entry, by_name[entry.label], result.bandwidth, seconds, case) for entry in members]
+        show(made)
+        figures += made
         rounds.append({"family": rule, "bandwidth": result.bandwidth, "fused": seconds})
     return figures, rounds
 
@@ -169,6 +182,15 @@ def figure(entry: Entry, one: Measured, bandwidth: float, fused: float | None, c
         roofline=entry.bytes * case.numel / one.seconds / bandwidth,
         against_fused=None if fused is None else one.seconds / fused,
     )
+
+
+def line(one: Figure) -> str:
+    """A figure in one line."""
+    parts = [f"{one.entry.label:32}"]
+    if one.seconds is not None and one.roofline is not None:
+        parts += [f"{1e3 * one.seconds:8.2f} ms", f"{100 * one.roofline:4.0f} % of the roofline"]
+        parts += [] if one.against_fused is None else [f"{one.against_fused:.2f}x of fused"]
+    return "  ".join([*parts, *(f"misses {one.flag}" for _ in range(bool(one.flag)))])
 
 
 COLUMNS = ("class", "rule", "misses", "bits", "states", "passes", "B/param", "ms", "roofline", "vs fused")

@@ -107,5 +107,16 @@ OPTGEN_INLINE Wide product(Wide a, uint32_t b) {
   return (Wide)__builtin_ia32_pmuludq256((Ints)a, (Ints)(Wide{} + b));
 }
 
+// The lower 64 bits of each 128 of `a`, each before those of `b`; then the upper ones.
+OPTGEN_INLINE void store_pairs(void* to, Wide a, Wide b) {
+#if defined(__clang__)
+  const Wide lower = __builtin_shufflevector(a, b, 0, 4, 2, 6), upper = __builtin_shufflevector(a, b, 1, 5, 3, 7);
+#else
+  const Wide lower = __builtin_shuffle(a, b, Wide{0, 4, 2, 6}), upper = __builtin_shuffle(a, b, Wide{1, 5, 3, 7});
+#endif
+  memcpy(to, &lower, width);
+  memcpy(static_cast<char*>(to) + width, &upper, width);
+}
+
 }  // namespace lanes
 }  // namespace optgen

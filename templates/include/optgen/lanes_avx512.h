@@ -96,6 +96,12 @@ OPTGEN_INLINE void store_nibbles(uint8_t* to, Bytes x) {
 // The product of the lower halves.
 OPTGEN_INLINE Wide product(Wide a, uint32_t b) { return (Wide)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b)); }
 
+// The lower 64 bits of each 128 of `a`, each before those of `b`; then the upper ones.
+OPTGEN_INLINE void store_pairs(void* to, Wide a, Wide b) {
+  _mm512_storeu_si512(to, _mm512_unpacklo_epi64((__m512i)a, (__m512i)b));
+  _mm512_storeu_si512(static_cast<__m512i*>(to) + 1, _mm512_unpackhi_epi64((__m512i)a, (__m512i)b));
+}
+
 }  // namespace lanes
 }  // namespace optgen
 

@@ -87,5 +87,11 @@ OPTGEN_INLINE Wide product(Wide a, uint32_t b) {
   return (Wide)vmull_u32(vmovn_u64((uint64x2_t)a), vdup_n_u32(b));
 }
 
+// The lower 64 bits of each 128 of `a`, each before those of `b`; then the upper ones.
+OPTGEN_INLINE void store_pairs(void* to, Wide a, Wide b) {
+  vst1q_u64(static_cast<uint64_t*>(to), vzip1q_u64((uint64x2_t)a, (uint64x2_t)b));
+  vst1q_u64(static_cast<uint64_t*>(to) + 2, vzip2q_u64((uint64x2_t)a, (uint64x2_t)b));
+}
+
 }  // namespace lanes
 }  // namespace optgen

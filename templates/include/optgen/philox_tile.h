@@ -33,10 +33,10 @@ inline void draw_tile(const Draw& draw, int64_t at, uint16_t* random) {
 // 16 random bits for each of the TILE elements from `at` on, a multiple of 8.
 inline void draw_tile(const Draw& draw, int64_t at, uint16_t* random) {
 #if defined(OPTGEN_LANES)
-  philox_lanes::draw_tile(draw, at, random);
-#else
-  philox_plain::draw_tile(draw, at, random);
+  const uint64_t blocks = uint64_t(at) / 8;
+  if (blocks >> 32 == (blocks + TILE / 8 - 1) >> 32) return philox_lanes::draw_tile(draw, at, random);
 #endif
+  philox_plain::draw_tile(draw, at, random);
 }
 
 // 16 random bits for each of the 8 elements from `at` on, a multiple of 8.

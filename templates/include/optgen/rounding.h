@@ -58,6 +58,10 @@ template <class T> inline void join_kahan(const T* param, const T* rest, float* 
   for (int i = 0; i < n; ++i) out[i] += rests[i];
 }
 
+inline void join_kahan(const bf16* param, const bf16* rest, float* out, int n) {
+  for (int i = 0; i < n; ++i) out[i] = load(param[i]) + load(rest[i]);
+}
+
 namespace rounding_plain {
 
 template <class T> inline void split_kahan(const float* values, T* param, T* rest, int n) {

@@ -1,6 +1,7 @@
 // Parameters of 16 bits, two vectors at a time. Included by rounding.h, where the rules stand.
 //
-// Vectors serve finite numbers alone: groups with others, which are rare, are done again by the plain loops.
+// Vectors serve numbers that are finite, also when they have been rounded. Where any other is among the values, which is
+// rare, the plain loops do all of it again.
 #pragma once
 
 #include <optgen/dtypes.h>
@@ -14,7 +15,7 @@ using namespace lanes;
 constexpr int together = 2 * count;
 
 OPTGEN_INLINE Ints magnitude(Ints bits) { return bits & INT32_MAX; }
-OPTGEN_INLINE bool finite(Ints a, Ints b) { return !any(larger(magnitude(a), magnitude(b)) >= 0x7f800000); }
+OPTGEN_INLINE Ints larger_magnitude(Ints a, Ints b) { return larger(magnitude(a), magnitude(b)); }
 
 // The float of 16 upper bits that is nearest to a finite one, ties to even.
 OPTGEN_INLINE Ints nearest_bf16(Ints bits) {
@@ -25,18 +26,22 @@ OPTGEN_INLINE void store_upper(bf16* to, Ints first, Ints second) {
   store_halves(to, shifted_right(first, 16), shifted_right(second, 16));
 }
 
-// Runs `group`, which tells whether that served, from one multiple of `together` to the next; `plain` elsewhere.
+constexpr int32_t rounds_to_infinity = 0x7f7f7f80;  // the least magnitude that does, in any of the ways below
+
+// Runs `group`, which gives the larger magnitudes of its values, from one multiple of `together` to the next; `plain`
+// on the rest, or on all values where `group` does not serve one of them.
 template <class Group, class Plain> OPTGEN_INLINE void in_groups(int n, const Group& group, const Plain& plain) {
-  int i = 0;
-  for (; i + together <= n; i += together)
-    if (__builtin_expect(!group(i), false)) plain(i, together);
-  if (i < n) plain(i, n - i);
+  const int whole = n / together * together;
+  Ints largest{};
+  for (int i = 0; i < whole; i += together) largest = larger(largest, group(i));
+  const int from = __builtin_expect(any(largest >= rounds_to_infinity), false) ? 0 : whole;
+  if (from < n) plain(from, n - from);
 }
 
-OPTGEN_INLINE bool at_random(const float* values, const uint16_t* random, bf16* to) {
+OPTGEN_INLINE Ints at_random(const float* values, const uint16_t* random, bf16* to) {
   const Ints a = (Ints)load(values), b = (Ints)load(values + count);
   store_upper(to, a + load_halves(random), b + load_halves(random + count));
-  return finite(a, b);
+  return larger_magnitude(a, b);
 }
 
 OPTGEN_INLINE Ints fp16_at_random(Ints bits, Ints random) {
@@ -50,19 +55,19 @@ OPTGEN_INLINE Ints fp16_at_random(Ints bits, Ints random) {
   return choose(m < 0x38800000, subnormal, normal) | (shifted_right(bits, 16) & 0x8000);
 }
 
-OPTGEN_INLINE bool at_random(const float* values, const uint16_t* random, fp16* to) {
+OPTGEN_INLINE Ints at_random(const float* values, const uint16_t* random, fp16* to) {
   const Ints a = (Ints)load(values), b = (Ints)load(values + count);
   store_halves(to, fp16_at_random(a, load_halves(random)), fp16_at_random(b, load_halves(random + count)));
-  return finite(a, b);
+  return larger_magnitude(a, b);
 }
 
 // What rounding to nearest took away is stored beside the parameter.
-OPTGEN_INLINE bool split_kahan(const float* values, bf16* param, bf16* rest) {
+OPTGEN_INLINE Ints split_kahan(const float* values, bf16* param, bf16* rest) {
   const Floats a = load(values), b = load(values + count);
   const Ints near_a = nearest_bf16((Ints)a), near_b = nearest_bf16((Ints)b);
   store_upper(param, near_a, near_b);
   store_upper(rest, nearest_bf16((Ints)(a - (Floats)near_a)), nearest_bf16((Ints)(b - (Floats)near_b)));
-  return finite((Ints)a, (Ints)b) && finite(near_a, near_b);
+  return larger_magnitude((Ints)a, (Ints)b);
 }
 
 template <int cut> OPTGEN_INLINE Ints cut_bits(Ints bits) {
@@ -71,13 +76,13 @@ template <int cut> OPTGEN_INLINE Ints cut_bits(Ints bits) {
 }
 
 // The parameter is the upper half, rounded half up; the difference is stored beside it.
-template <class Beside> OPTGEN_INLINE bool split(const float* values, bf16* param, Beside* beside) {
+template <class Beside> OPTGEN_INLINE Ints split(const float* values, bf16* param, Beside* beside) {
   constexpr int cut = 16 - 8 * int(sizeof(Beside));
-  const Ints a = cut_bits<cut>((Ints)load(values)), b = cut_bits<cut>((Ints)load(values + count));
+  const Ints x = (Ints)load(values), y = (Ints)load(values + count), a = cut_bits<cut>(x), b = cut_bits<cut>(y);
   const Ints upper_a = (a + 0x8000) & int32_t(0xffff0000u), upper_b = (b + 0x8000) & int32_t(0xffff0000u);
   store_upper(param, upper_a, upper_b);
   store_signed(beside, (a - upper_a) >> cut, (b - upper_b) >> cut);
-  return finite(a, b) && finite(upper_a, upper_b);
+  return larger_magnitude(x, y);
 }
 
 }  // namespace rounding_lanes

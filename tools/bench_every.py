@@ -75,7 +75,12 @@ class Figure:
         if self.roofline is None:
             return "not measured"
         least = LEAST_ROOFLINE[self.entry.bits]
-        return f"{100 * least:.0f} % of the roofline" if self.roofline < least else ""
+        return f"below {100 * least:.0f} %" if self.roofline < least else ""
+
+    @property
+    def note(self) -> str:
+        """The bound that the entry misses, and the reason if it has no figures."""
+        return "; ".join(part for part in (self.flag, self.failure) if part)
 
 
 def entries(only: Sequence[str] = (), bits: Sequence[int] = BITS) -> list[Entry]:
@@ -190,10 +195,10 @@ def line(one: Figure) -> str:
     if one.seconds is not None and one.roofline is not None:
         parts += [f"{1e3 * one.seconds:8.2f} ms", f"{100 * one.roofline:4.0f} % of the roofline"]
         parts += [] if one.against_fused is None else [f"{one.against_fused:.2f}x of fused"]
-    return "  ".join([*parts, *(f"misses {one.flag}" for _ in range(bool(one.flag)))])
+    return "  ".join([*parts, one.note]).rstrip()
 
 
-COLUMNS = ("class", "rule", "misses", "bits", "states", "passes", "B/param", "ms", "roofline", "vs fused")
+COLUMNS = ("class", "rule", "note", "bits", "states", "passes", "B/param", "ms", "roofline", "vs fused")
 
 
 def rows(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
@@ -201,12 +206,11 @@ def rows(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
     made: list[tuple[str, ...]] = []
     for one in sorted(figures, key=lambda one: (one.entry.rule, -one.entry.bits, one.entry.name)):
         entry = one.entry
-        note = "; ".join(part for part in (one.flag, one.failure) if part)
         more = f" +{len(entry.alike)}" if entry.alike else ""
         head = (
             entry.name + more,
             entry.rule,
-            note,
+            one.note,
             str(entry.bits),
             str(entry.states),
             str(entry.passes),

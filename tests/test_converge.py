@@ -60,6 +60,15 @@ def test_muon_is_below_adamw_at_equal_steps() -> None:
     assert all(train(wanted("text", "muon", bits, steps=steps)).final < adamw for bits in (32, 8, 4))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["galore", "apollo"])
+def test_projections_are_within_5_percent_of_adamw(family: str) -> None:
+    """At a rank of a quarter of the width, in 32 and in 8 bits."""
+    require_compiler()
+    found = outcomes(train(wanted("text", *pair)) for pair in (("adam", 32), (family, 32), (family, 8)))
+    assert all(one.beside is not None and one.beside <= 0.05 for one in found if one.family == family), markdown(found)
+
+
 def test_a_run_that_does_not_learn_fails() -> None:
     (found,) = outcomes([train(replace(wanted("digits", "adam", 32, steps=20), lr=0.0))])
     assert found.mean == pytest.approx(found.start, rel=1e-6)
@@ -122,6 +131,23 @@ def test_what_did_not_train() -> None:
 def test_runs_of_other_seeds_are_not_compared() -> None:
     with pytest.raises(ValueError, match="differ in seeds"):
         outcomes([run(8, 0, 1.0), run(32, 1, 1.0)])
+
+
+def beside(family: str, final: float, steps: int = 100) -> Outcome:
+    runs = [run(32, seed, 1.0) for seed in (0, 1)]
+    runs = [replace(each, wanted=replace(each.wanted, family="adam")) for each in runs]
+    runs += [replace(run(32, s, final), wanted=Wanted("text", family, "Rule", 32, s, steps)) for s in (0, 1)]
+    return next(one for one in outcomes(runs) if one.family == family)
+
+
+def test_what_is_compared_with_adamw() -> None:
+    assert beside("muon", 0.999).passed
+    assert beside("muon", 1.001).verdict == "no: worse than AdamW"
+    assert beside("galore", 1.049).passed
+    assert beside("galore", 1.049).beside == pytest.approx(0.049)
+    assert not beside("apollo", 1.051).passed
+    assert beside("lion", 1.5).passed
+    assert beside("muon", 1.5, steps=200).beside is None
 
 
 def test_rates_and_evaluations() -> None:

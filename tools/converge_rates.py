@@ -1,6 +1,7 @@
 """The learning rates that `make converge` trains with: one line a rule, found with `--rates` for 32-bit states.
 
-A rule without a line of its own has DEFAULT.
+A rule without a line of its own has DEFAULT. Projections have a rank of a quarter of the text's width, and are in few
+bits though they are small.
 """
 
 from __future__ import annotations
@@ -50,7 +51,12 @@ RATES: Mapping[str, Training] = {
     "adan": _both(6e-3, 2e-3, longer={"text": 2}),
     "ademamix": _both(2e-3, 1e-3),
     "adopt": _both(2e-3, 1e-3),
+    "apollo": _both(1.6e-2, 8e-3, rank=16, min_8bit_size=1),
+    "apollo_mini": _both(8e-3, 8e-3, min_8bit_size=1),
     "asgd": _both(2.0, 1.0, max_grad_norm=0.5),  # 2.0 without clipping does not train the text model
+    "dion": _both(1e-2, 2e-2, rank=16, min_8bit_size=1),
+    "galore": _both(2.4e-2, 8e-3, rank=16, min_8bit_size=1),
+    "galore_adafactor": _both(None, None, decayed=False, rank=16),
     "grokadamw": _both(2e-3, 1e-3),
     # One scale for a tensor, the default of these classes, is too coarse for second moments: block_wise. With their
     # eps of 1e-8 the few elements whose second moment is rounded to 0 make up the norm of LAMB's update; 1e-6 is the
@@ -69,7 +75,9 @@ RATES: Mapping[str, Training] = {
     "schedule_free_adamw": _both(3e-3, 2e-3, decayed=False, warmup_steps=20),
     "schedule_free_radam": _both(5e-3, 6e-3, decayed=False),
     "schedule_free_sgd": _both(0.5, 0.5, decayed=False, warmup_steps=20),
+    "shampoo": _both(4e-3, 2e-3, precondition_frequency=10),
     "sgd": _both(0.1, 0.02, momentum=0.9),
+    "soap": _both(8e-3, 4e-3),
     "sophia_g": _both(1e-3, 5e-4, bs=512),
     "stable_adamw": _both(2e-3, 1e-3),
 }

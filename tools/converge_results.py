@@ -13,6 +13,9 @@ deviation (n - 1) of those in 32 bits. Then
 - the bits pass if the excess is at most TOLERANCE plus the spread. A lower loss than that of 32 bits is no fault.
 
 With one seed the spread is not known, and counts as 0. Apart from that every run must end below half its first loss.
+
+"Against AdamW" is the distance of m_b from the mean of AdamW's final losses in 32 bits, of the same seeds and as many
+steps. BESIDE_ADAMW says of some rules how much worse the text may be: 0 for those that must be better.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ from converge_runs import Run
 FULL_BITS = 32
 TOLERANCE = {16: 0.01, 8: 0.01, 4: 0.03}
 TRAINED = 0.5  # of the first loss
+ADAMW = "adam"  # the rule, without decay
+BESIDE_ADAMW = {"muon": 0.0, "galore": 0.05, "apollo": 0.05}
+JUDGED_BESIDE = "text"
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Outcome:
     Attributes:
         excess: See above; None for 32 bits, and where there are no such runs to compare with.
         allowed: The most it may be.
+        beside: Distance from AdamW in 32 bits; None if it has no such runs.
     """
 
     task: str
@@ -52,20 +59,32 @@ class Outcome:
     trained: bool
     excess: float | None = None
     allowed: float | None = None
+    beside: float | None = None
 
     @property
     def passed(self) -> bool:
-        """True if it trained, and as well as in 32 bits."""
-        if self.excess is None or self.allowed is None:
-            return self.trained
-        return self.trained and self.excess <= self.allowed
+        """True if it trained, as well as in 32 bits, and beside AdamW as it should."""
+        return self.trained and self.as_in_full and self.as_adamw
+
+    @property
+    def as_in_full(self) -> bool:
+        """True if it is not worse than in 32 bits, or there is nothing to compare it with."""
+        return self.excess is None or self.allowed is None or self.excess <= self.allowed
+
+    @property
+    def as_adamw(self) -> bool:
+        """True if it is not worse than AdamW by more than it may, or there is nothing to compare it with."""
+        most = BESIDE_ADAMW.get(self.family, math.inf) if self.task == JUDGED_BESIDE else math.inf
+        return self.beside is None or self.beside <= most
 
     @property
     def verdict(self) -> str:
         """Verdict in words, with the reason if it did not pass."""
         if self.passed:
             return "yes"
-        return "no: not below half its start" if not self.trained else "no: worse than 32 bits"
+        if not self.trained:
+            return "no: not below half its start"
+        return "no: worse than AdamW" if self.as_in_full else "no: worse than 32 bits"
 
 
 def outcomes(runs: Iterable[Run]) -> list[Outcome]:
@@ -84,7 +103,9 @@ def outcomes(runs: Iterable[Run]) -> list[Outcome]:
             raise ValueError(
                 f"{task}, {family}: the runs in {bits} and {FULL_BITS} bits differ in seeds, steps or rate"
             )
-        found.append(_outcome(members, full if bits != FULL_BITS else None))
+        adamw = groups.get((task, ADAMW, FULL_BITS), [])
+        comparable = family != ADAMW and _seeds_and_steps(adamw) == _seeds_and_steps(members)
+        found.append(_outcome(members, full if bits != FULL_BITS else None, adamw if comparable else None))
     return found
 
 
@@ -92,7 +113,11 @@ def _conditions(runs: Sequence[Run]) -> list[tuple[int, int, float | None]]:
     return sorted((run.wanted.seed, run.wanted.steps, run.wanted.lr) for run in runs)
 
 
-def _outcome(members: Sequence[Run], full: Sequence[Run] | None) -> Outcome:
+def _seeds_and_steps(runs: Sequence[Run]) -> list[tuple[int, int]]:
+    return sorted((run.wanted.seed, run.wanted.steps) for run in runs)
+
+
+def _outcome(members: Sequence[Run], full: Sequence[Run] | None, adamw: Sequence[Run] | None) -> Outcome:
     finals = [run.final for run in members]
     wanted = members[0].wanted
     mean = statistics.fmean(finals)
@@ -116,6 +141,7 @@ def _outcome(members: Sequence[Run], full: Sequence[Run] | None) -> Outcome:
         trained=all(run.final < TRAINED * run.start for run in members),
         excess=excess,
         allowed=allowed,
+        beside=None if adamw is None else mean / statistics.fmean(run.final for run in adamw) - 1,
     )
 
 
@@ -139,11 +165,12 @@ COLUMNS = (
     "+-",
     "against 32",
     "allowed",
+    "against AdamW",
     "small",
     "s",
     "passed",
 )
-RIGHT = ("bits", "seeds", "first", "final", "+-", "against 32", "allowed", "small", "s")
+RIGHT = ("bits", "seeds", "first", "final", "+-", "against 32", "allowed", "against AdamW", "small", "s")
 
 
 def rows(found: Sequence[Outcome]) -> list[tuple[str, ...]]:
@@ -164,6 +191,7 @@ def rows(found: Sequence[Outcome]) -> list[tuple[str, ...]]:
             f"{one.deviation:.4f}",
             share(one.excess),
             share(one.allowed),
+            share(one.beside),
             f"{100 * one.quantized:.0f} %",
             f"{one.seconds:.1f}",
             one.verdict,

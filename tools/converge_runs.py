@@ -25,6 +25,7 @@ LAST_SHARE = 0.2
 WARM_UP_SHARE = 0.05
 LAST_RATE = 0.1
 HESSIAN_EVERY = 10
+FORMS = {"APOLLOMini": "apollo_mini", "APOLLOMini8bit": "apollo_mini"}
 SOURCES = ("converge_rates", "converge_runs", "converge_tasks")
 
 
@@ -81,10 +82,10 @@ def read(record: dict[str, Any]) -> Run:
 
 
 def rules(classes: Mapping[str, Made]) -> dict[str, list[Made]]:
-    """The classes of each rule, in the order of the package."""
+    """The classes of each rule, in the order of the package; FORMS of a rule stand by themselves."""
     result: dict[str, list[Made]] = {}
-    for made in classes.values():
-        result.setdefault(made.rule.name, []).append(made)
+    for name, made in classes.items():
+        result.setdefault(FORMS.get(name, made.rule.name), []).append(made)
     return result
 
 
@@ -103,14 +104,14 @@ def representative(members: list[Made], bits: int) -> Made | None:
 
 
 @cache
-def code_of(family: str, package: str) -> str:
+def code_of(rule: str, package: str) -> str:
     """A digest of the sources that decide a run: the rule's generated files, the runtime, this tool."""
     digest = hashlib.sha256()
-    module = Path(inspect.getfile(importlib.import_module(f"{package}.{family}")))
+    module = Path(inspect.getfile(importlib.import_module(f"{package}.{rule}")))
     runtime = Path(inspect.getfile(importlib.import_module("optgen.runtime")))
     files = [
-        *module.parent.glob(f"{family}.*"),
-        *module.parent.glob(f"{family}_torch.py"),
+        *module.parent.glob(f"{rule}.*"),
+        *module.parent.glob(f"{rule}_torch.py"),
         *runtime.parent.rglob("*.py"),
     ]
     files.append(Path(inspect.getfile(driving)))
@@ -122,7 +123,8 @@ def code_of(family: str, package: str) -> str:
 
 def key_of(wanted: Wanted) -> str:
     """Key of a run; one that is stored under its key need not be made again."""
-    return f"{wanted} {code_of(wanted.family, wanted.package)} torch {torch.__version__}"
+    rule = getattr(importlib.import_module(wanted.package), wanted.name).rule.name
+    return f"{wanted} {code_of(rule, wanted.package)} torch {torch.__version__}"
 
 
 def steps_of(task: str, family: str) -> int:
@@ -223,7 +225,7 @@ def _quantized(optimizer: Any) -> float:
     """The share of elements with a state that takes less than four bytes an element."""
     elements = small = 0
     for param, entry in optimizer.state.items():
-        kept = [v for v in entry.values() if isinstance(v, torch.Tensor) and v.numel() * 2 >= param.numel() > 1]
+        kept = [v for v in entry.values() if isinstance(v, torch.Tensor) and v.dim()]
         elements += param.numel()
         small += param.numel() * any(v.element_size() < 4 for v in kept)
     return small / elements if elements else 0.0

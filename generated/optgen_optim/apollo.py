@@ -149,9 +149,9 @@ class APOLLO(Optimizer):
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1,
-        matrix_dtype: Literal["float32", "bfloat16"] = "float32", is_paged: bool = False, capturable: bool = False,
-        fused_backward: bool = False, clip_by_last_norm: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
+        matrix_dtype: Literal["float32", "bfloat16"] = "float32", distribute_matrices: bool = False,
+        is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """APOLLO.
@@ -201,9 +201,9 @@ class APOLLO8bit(Optimizer):
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1,
-        matrix_dtype: Literal["float32", "bfloat16"] = "float32", is_paged: bool = False, capturable: bool = False,
-        fused_backward: bool = False, clip_by_last_norm: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
+        matrix_dtype: Literal["float32", "bfloat16"] = "float32", distribute_matrices: bool = False,
+        is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """APOLLO.
@@ -255,9 +255,9 @@ class APOLLOMini(Optimizer):
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1,
-        matrix_dtype: Literal["float32", "bfloat16"] = "float32", is_paged: bool = False, capturable: bool = False,
-        fused_backward: bool = False, clip_by_last_norm: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
+        matrix_dtype: Literal["float32", "bfloat16"] = "float32", distribute_matrices: bool = False,
+        is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """APOLLO.
@@ -309,9 +309,9 @@ class APOLLOMini8bit(Optimizer):
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1,
-        matrix_dtype: Literal["float32", "bfloat16"] = "float32", is_paged: bool = False, capturable: bool = False,
-        fused_backward: bool = False, clip_by_last_norm: bool = False, fused: bool | None = None,
-        foreach: bool | None = None, differentiable: bool = False,
+        matrix_dtype: Literal["float32", "bfloat16"] = "float32", distribute_matrices: bool = False,
+        is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:  # fmt: skip
         """APOLLO.

@@ -332,5 +332,13 @@ MATRIX = Shared(
                 "mostly noise."
             ),
         ),
+        Option(
+            "distribute_matrices",
+            doc=(
+                "Divide the work on matrices among all processes of torch.distributed, where each has all of every "
+                "parameter, as under DistributedDataParallel: each computes its share, and the results go to all in"
+                " one collective a step."
+            ),
+        ),
     ),
 )

@@ -26,8 +26,9 @@ ARGUMENTS = (
 # Beside settings and states, what the runtime keeps in param groups.
 IN_GROUPS = ("param_names", "overrides", "last_grad_squares")
 STORAGE = frozenset(
-    ("block_size", "block_wise", "capturable", "clip_by_last_norm", "codec", "differentiable", "fused_backward",
-     "is_paged", "matrix_dtype", "matrix_form", "min_8bit_size", "optim_bits", "rounding", "row_blocks", "seed")
+    ("block_size", "block_wise", "capturable", "clip_by_last_norm", "codec", "differentiable", "distribute_matrices",
+     "fused_backward", "is_paged", "matrix_dtype", "matrix_form", "min_8bit_size", "optim_bits",
+     "rounding", "row_blocks", "seed")
 )  # fmt: skip
 """Storage settings that the runtime reads; only `storage` of shared.yaml can declare them."""
 RESERVED = frozenset((*OF_BLOCKS, *CALLED, *ARGUMENTS, *IN_GROUPS))

@@ -58,6 +58,7 @@ FORMS = {
 ELSEWHERE = {
     **dict.fromkeys(("matrix_form", "row_blocks"), "are of certain shapes: tests/matrices/test_forms.py"),
     "matrix_dtype": "bfloat16 has no bound that says anything: tests/matrices/test_muon.py",
+    "distribute_matrices": "acts on several processes: tests/distributed/scenarios/matrices.py",
     "capturable": "acts on recorded steps of a GPU: tests/runtime/cuda/test_capturable.py, tests/cuda/test_gpu.py",
     "fused_backward": "acts in backward, which the matrix has none of: tests/runtime/hooks/test_fused_backward.py",
     "clip_by_last_norm": "acts on the step after: tests/runtime/step/test_last_norm.py",

@@ -27,7 +27,7 @@ class Place(NamedTuple):
         codecs: That its states are asked to be in.
         settings: Of the parameter, once the checkpoint is loaded.
         seen: Shape that kernels see the parameter in.
-        owner: The process that has its matrices, if several have parts of them.
+        owner: The process that computes on its matrices for others too, if one does.
     """
 
     key: Any
@@ -42,7 +42,7 @@ class Place(NamedTuple):
     @property
     def has_matrices(self) -> bool:
         """True if this process keeps the matrices of their own dimensions."""
-        return self.owner is None or self.owner.here
+        return self.owner is None or self.owner.keeps_matrices
 
     def state_shape(self, state: State) -> torch.Size:
         """The shape of a state that has codecs, of which this process has its part; of a matrix all or nothing."""

@@ -35,7 +35,7 @@ class Member:
         shard: Place of `param` in it; None where it is all of it.
         form: Shape that kernels see it in, where that is not its own.
         count: Number of steps it has had, exact: float64 of shape (), where `entry["step"]` lies.
-        owner: The process that has its matrices, if several have parts of them.
+        owner: The process that computes on its matrices for others too, if one does.
     """
 
     param: Tensor
@@ -58,12 +58,7 @@ class Member:
         """The shape of a state that has codecs, of which this process has its part; of a matrix all or nothing."""
         if not state.dims:
             return self.param.shape
-        return state.shape(self.shape, self.settings, here=self.owner is None or self.owner.here)
-
-    @property
-    def divided_matrices(self) -> bool:
-        """True if processes have parts of its matrices."""
-        return self.shard is not None and any(map(self.shard.cuts_lines, self.shard.divisions))
+        return state.shape(self.shape, self.settings, here=self.owner is None or self.owner.keeps_matrices)
 
     @property
     def seen(self) -> torch.Size:

@@ -110,19 +110,26 @@ Box = tuple[tuple[int, ...], torch.Size]
 
 @dataclass(frozen=True, eq=False)
 class Owner:
-    """The owner of a divided parameter's matrices, who computes on them for all that have parts.
+    """The owner of a parameter's matrices, who computes on them for all processes that have it or parts of it.
 
     Attributes:
         group: These processes.
         rank: The owner's among them.
         here: Whether this process is the owner.
         boxes: The part of the parameter that each of them has; None if it takes no part.
+        replicated: Whether each of them has all of the parameter and of its states.
     """
 
     group: Any
     rank: int
     here: bool
     boxes: tuple[Box | None, ...]
+    replicated: bool = False
+
+    @property
+    def keeps_matrices(self) -> bool:
+        """True if this process keeps the states that are matrices of their own dimensions."""
+        return self.here or self.replicated
 
 
 PLAIN = (Tensor, Parameter)

@@ -329,7 +329,7 @@ class KernelEngine:
     def run_matrices(self, name: str, block: Block, index: int) -> None:
         """Run the functions of matrices that take what a pass has stored for them; the results take its place."""
         for partial in block.taken(block.passes[index], self.bucket.flags):
-            if (name, partial.name) not in self.matrices or matrices.is_divided(block, self.members[0]):
+            if (name, partial.name) not in self.matrices or matrices.is_owned(block, self.members[0]):
                 continue
             member, elements = self.members[0], self.matrices[name, partial.name]
             if partial.op == matrices.OWN_STEP:

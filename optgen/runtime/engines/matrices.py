@@ -27,9 +27,9 @@ def takes_matrices(block: Block, member: Member) -> bool:
     return any(partial.live(member.flags) for partial in block.matrices.values())
 
 
-def is_divided(block: Block, member: Member) -> bool:
-    """Check whether processes have parts of the matrices that a block runs functions on."""
-    return member.divided_matrices and takes_matrices(block, member)
+def is_owned(block: Block, member: Member) -> bool:
+    """Check whether the matrices that a block runs functions on have an owner, who does it for other processes too."""
+    return member.owner is not None and takes_matrices(block, member)
 
 
 def apply(partial: Partial, elements: Tensor, shape: Size, values: HostValues, member: Member) -> None:

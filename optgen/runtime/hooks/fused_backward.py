@@ -73,6 +73,11 @@ def check_settings(name: str, rule: Rule, settings: Settings) -> None:
             f"{name}: fused_backward=True does not go with capturable=True: every parameter has a step of its own, and "
             "a CUDA graph could hold only a few of them; leave one out"
         )
+    if settings.get("distribute_matrices"):
+        raise ValueError(
+            f"{name}: fused_backward=True does not go with distribute_matrices=True, which brings the results of all "
+            "matrices together in a step; leave one out"
+        )
     if rule.shared_states:
         states = ", ".join(state.name for state in rule.shared_states)
         owner = "optimizer" if any(state.kind == "global" for state in rule.shared_states) else "param group"

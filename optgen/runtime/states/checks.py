@@ -60,7 +60,7 @@ def check_states(rule: Rule, member: Member, placement: Placement) -> None:
         shape = member.state_shape(state) if has_codecs else member.line_shape
         if tuple(value.shape) not in stored_shapes(state, shape):
             wrong = f"state {state.name!r} has shape {tuple(value.shape)}, not {stored_shape(state, shape)}"
-            raise ValueError(wrong + (_OF_OWNER if state.dims and member.owner is not None else ""))
+            raise ValueError(wrong + (_OF_OWNER if state.dims and member.owner and not member.owner.replicated else ""))
         if not placement.takes(state, value):
             raise ValueError(f"state {state.name!r} is on {value.device}, its parameter on {param.device}")
         if not has_codecs and value.dtype is not torch.float32:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from optgen.runtime.block import Block, Partial, Pass
 from optgen.runtime.core.bucket import Member
-from optgen.runtime.core.shards import Shard, local_tensor
+from optgen.runtime.core.shards import Owner, Shard, local_tensor
 from optgen.runtime.engines.engine import Engine
 
 
@@ -38,20 +38,27 @@ class Reducer:
 
     Args:
         shards: Of all parameters of the optimizer.
+        owners: Of the matrices of all of them.
         step: The names of the rule and the block.
         members: Those of the step.
 
     Attributes:
         groups: The process groups that any parameter of the optimizer is divided over, in the order of the parameters.
+        agreeing: Those whose processes must take the same step: these, and those of owners.
         mark: A number that tells what is added up: for which parameters, of which shapes, flags and codecs, in which
             block of which rule.
         checks: Whether processes tell each other that number first. Those with GPUs do not: they would have to wait.
     """
 
     def __init__(
-        self, shards: Iterable[Shard], step: str = "", members: Sequence[Member] = (), checks: bool = False
+        self,
+        shards: Iterable[Shard],
+        owners: Iterable[Owner] = (),
+        step: str = "",
+        members: Sequence[Member] = (),
+        checks: bool = False,
     ) -> None:
-        divided = [member for member in members if member.shard is not None]
+        divided = [member for member in members if member.shard is not None or member.owner is not None]
         asked = [(m.number, tuple(m.shape), tuple(m.flags), *map(str, m.codecs)) for m in divided]
         self.mark = float(zlib.crc32(repr((step, asked)).encode()))
         self.checks = checks
@@ -60,6 +67,10 @@ class Reducer:
             for division in shard.divisions:
                 if all(division.group is not other for other in self.groups):
                     self.groups.append(division.group)
+        self.agreeing = list(self.groups)
+        for owner in owners:
+            if owner.replicated and all(owner.group is not other for other in self.agreeing):
+                self.agreeing.append(owner.group)
 
     def check(self) -> None:
         """Check that all processes take the same step: otherwise their sums would differ in size or meaning.
@@ -69,13 +80,14 @@ class Reducer:
         """
         import torch.distributed as dist
 
-        for group in self.groups if self.checks else ():
+        for group in self.agreeing if self.checks else ():
             marks = torch.tensor([self.mark, -self.mark], dtype=torch.float64, device="cpu")
             dist.all_reduce(marks, dist.ReduceOp.MAX, group=group)
             if float(marks[0]) != -float(marks[1]):
                 raise RuntimeError(
-                    "processes that have parts of the same tensors took different steps: give all of them the same "
-                    "rule, settings, and gradients for the same parameters. No parameter has changed"
+                    "processes that have parts of the same tensors, or divide the work on them, took different steps: "
+                    "give all of them the same rule, settings, and gradients for the same parameters. No parameter has "
+                    "changed"
                 )
 
     def reduce(self, name: str, block: Block, item: Pass, running: Sequence[Engine]) -> None:

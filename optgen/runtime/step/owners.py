@@ -1,8 +1,9 @@
-"""Owners of divided matrices: which process has the whole of each, and what parts the others have.
+"""Owners of matrices: which process computes on each, and what the others have of it.
 
-Owners are chosen so that products take every process about the same time. Who owns what follows from the shapes and
-the order of all parameters alone, param group after param group: it is the same on all processes and in every step,
-and a group that is added changes none of those before.
+Matrices of which processes have parts have one, and with distribute_matrices=True those that every process has, as
+under DistributedDataParallel. Owners are chosen so that products take every process about the same time. Who owns what
+follows from the shapes and the order of all parameters alone, param group after param group: it is the same on all
+processes and in every step, and a group that is added changes none of those before.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from optgen.runtime.settings.matrix_form import matrix_form
 from optgen.runtime.step.find_shards import part_at
 from optgen.runtime.step.matrix_parts import form_of_part
 
+Boxes = tuple[Box | None, ...]
+
 
 def find_owners(
     name: str, rule: Rule, groups: Sequence[Mapping[str, Any]], shards: Mapping[int, Shard]
 ) -> dict[int, Owner]:
-    """Owners of the parameters whose matrices are divided, by the identity of the parameter.
+    """Owners of the parameters whose matrices are divided, or their work is, by the identity of the parameter.
 
     Of a group the largest come first, each to the process that has the least to do.
 
@@ -39,36 +42,52 @@ def find_owners(
     load: dict[int, list[float]] = {}
     owners: dict[int, Owner] = {}
     for each in groups if rule.has_matrices else ():
-        for cost, param, shard in sorted(_divided(name, rule, each, shards), key=lambda found: -found[0]):
-            assert shard.placed is not None
-            group = _group_of(name, shard)
-            boxes = boxes_in(group, shard, shard.placed[1], param.shape)
+        for cost, param, shard in sorted(_owned(name, rule, each, shards), key=lambda found: -found[0]):
+            if shard is None:
+                group: Any = dist.group.WORLD
+                boxes: Boxes = (((0,) * param.dim(), param.shape),) * dist.get_world_size()
+            else:
+                assert shard.placed is not None
+                group = _group_of(name, shard)
+                boxes = boxes_in(group, shard, shard.placed[1], param.shape)
             loads = load.setdefault(id(group), [0.0] * len(boxes))
             rank = min((i for i, box in enumerate(boxes) if box is not None), key=lambda i: (loads[i], i))
             loads[rank] += cost
-            owners[id(param)] = Owner(group, rank, rank == dist.get_rank(group), boxes)
+            owners[id(param)] = Owner(group, rank, rank == dist.get_rank(group), boxes, replicated=shard is None)
     return owners
 
 
-def _divided(
+def _owned(
     name: str, rule: Rule, group: Mapping[str, Any], shards: Mapping[int, Shard]
-) -> Iterator[tuple[float, Tensor, Shard]]:
-    """The parameters of a group whose matrices are divided, with their cost.
+) -> Iterator[tuple[float, Tensor, Shard | None]]:
+    """The parameters of a group that have owners, with their cost.
 
     That is the number of operations of a product of each matrix with itself, but for a factor.
     """
     for index, param in enumerate(group["params"]):
         shard = shards.get(id(param))
-        if shard is None or shard.placed is None or param.dim() < 2:
-            continue
         settings = {**group, **group.get("overrides", {}).get(index, {})}
-        shard = form_of_part(name, rule, shard, settings)
+        if param.dim() < 2 or (shard is None and not _distributes(settings)):
+            continue
+        if shard is not None:
+            if shard.placed is None:
+                continue
+            shard = form_of_part(name, rule, shard, settings)
+            if not any(map(shard.cuts_lines, shard.divisions)):
+                continue
         form = matrix_form(rule, param.shape, settings)
-        if any(map(shard.cuts_lines, shard.divisions)):
-            yield float(form.numel()) * min(form[-2:]), param, shard
+        yield float(form.numel()) * min(form[-2:]), param, shard
 
 
-def boxes_in(group: Any, shard: Shard, placements: Sequence[Any], shape: Size) -> tuple[Box | None, ...]:
+def _distributes(settings: Mapping[str, Any]) -> bool:
+    """Check whether there are processes to divide the work on a whole parameter among, where that is asked for."""
+    import torch.distributed as dist
+
+    asked = bool(settings.get("distribute_matrices")) and dist.is_available() and dist.is_initialized()
+    return asked and dist.get_world_size() > 1
+
+
+def boxes_in(group: Any, shard: Shard, placements: Sequence[Any], shape: Size) -> Boxes:
     """The part that each process of a group has of a tensor that is placed so; None if it takes no part.
 
     These processes differ in the dimensions of the mesh that divide the parameter alone.

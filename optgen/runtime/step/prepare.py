@@ -206,7 +206,7 @@ class _Preparer:
         self.params, self.grads, self.inputs = params, grads, inputs
         self.shards: Mapping[int, Shard] = {}
         self.owners: Mapping[int, Owner] = {}
-        self.reduces = False  # anything of a parameter that is divided among processes
+        self.reduces = False  # anything of a parameter that is divided among processes, or has an owner
         self.rows: list[tuple[dict[str, Any], Mapping[str, Any]]] = []
         self.known_rows: dict[tuple[Any, ...], int] = {}
         self.targets: dict[tuple[torch.device, str | None, bool], str] = {}
@@ -228,7 +228,7 @@ class _Preparer:
             check_partition(self.name, self.rule.blocks[self.block], members)
         on_host = all(param.device.type == "cpu" for param in everything)
         step = f"{self.rule.name}.{self.block}"
-        reducer = Reducer(self.shards.values(), step, members, checks=self.reduces and on_host)
+        reducer = Reducer(self.shards.values(), self.owners.values(), step, members, checks=self.reduces and on_host)
         buckets: dict[Key, Bucket] = {}
         for member in members:
             self._bucket(buckets, member)
@@ -263,7 +263,7 @@ class _Preparer:
             fixed=[_fixed(self.rule, {**group, **override}) for group, override in self.rows],
             elements=float(sum(member.shape.numel() for member in members)),
             key=_key(self.optimizer, self.block, self.params, self.grads, self.inputs, only, self.numbers),
-            reducer=reducer if reducer.groups else None,
+            reducer=reducer if reducer.agreeing else None,
             owners=owners or None,
             sharded=bool(self.shards),
             at_once=len(engines) == 1 and engines[0].at_once,
@@ -312,9 +312,9 @@ class _Preparer:
         for number, group in enumerate(self.optimizer.param_groups):
             overrides = group.get("overrides", {})
             for index, param in enumerate(group["params"]):
-                shard = self.shards.get(id(param))
+                shard, owner = self.shards.get(id(param)), self.owners.get(id(param))
                 place = active.get(id(param))
-                if place is None and shard is None:
+                if place is None and shard is None and owner is None:
                     continue
                 override = overrides.get(index, {})
                 settings = {**group, **override, **self.inputs.values}
@@ -325,7 +325,8 @@ class _Preparer:
                 codecs = choose_codecs(self.rule, settings, shape)
                 step = self.numbers[place] if self.numbers and place is not None else 0
                 flags = flags_of(self.rule, settings, shape, index, tensorwise(self.rule, codecs), step)
-                self.reduces = self.reduces or (shard is not None and bool(shard.divisions) and reduces(block, flags))
+                divided = owner is not None or (shard is not None and bool(shard.divisions))
+                self.reduces = self.reduces or (divided and reduces(block, flags))
                 if place is None:
                     continue
                 check_rounding(self.name, settings, [param], first=False)
@@ -347,7 +348,7 @@ class _Preparer:
                         rounding=choose_rounding(settings, param),
                         shard=shard,
                         form=form,
-                        owner=self.owners.get(id(param)),
+                        owner=owner,
                     )
                 )
             before += len(group["params"])
@@ -385,7 +386,7 @@ class _Preparer:
 
     def _batch(self, buckets: Mapping[Key, Bucket], kernel: Key, member: Member) -> Key:
         """The bucket of a parameter that is taken as a matrix: all of it has one shape and one row of settings."""
-        kind = (*kernel, member.seen, member.row)
+        kind = (*kernel, member.seen, member.row, member.owner is None)
         number = self.batches.setdefault(kind, 0)
         bucket = buckets.get((*kind, number))
         if bucket is not None and (len(bucket.members) + 1) * member.param.numel() > BATCH:

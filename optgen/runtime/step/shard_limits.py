@@ -151,6 +151,11 @@ def check_partition(name: str, block: Block, members: Sequence[Member]) -> None:
         raise RuntimeError(
             f"{name} depends on the position of each tensor, which ZeroRedundancyOptimizer changes{wanted}"
         )
+    if any(member.owner is not None for member in members):
+        raise RuntimeError(
+            f"{name}: distribute_matrices=True is for processes that have all parameters, and ZeroRedundancyOptimizer "
+            "gives each some of them, so that the work is divided already; leave it out"
+        )
     summed = {reduction for _, _, reduction in block.sums}
     for member in members:
         for item in block.passes:

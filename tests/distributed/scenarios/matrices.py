@@ -9,8 +9,10 @@ from typing import Any
 import optgen_optim
 import torch
 import torch.distributed as dist
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.debug import CommDebugMode
+from torch.nn.parallel import DistributedDataParallel
 
 from distributed.scenarios.parts import equal, furthest
 from distributed.scenarios.world import (
@@ -102,6 +104,108 @@ def check_kept_once(world: World, optimizer: Any, params: list[Any]) -> None:
         assert had.tolist() == [float(replicas)] * len(states), (states, had)
 
 
+def shared_work(world: World, case: str) -> None:
+    """Processes that have all of every matrix compute a share each: bits and states of one, in one all-to-all."""
+    name, settings, _ = CASES[case]
+    make = partial(getattr(optgen_optim, name), **settings)
+    begin, grads = starts(SHAPES), gradients(SHAPES, STEPS)
+    params, alone = ([torch.nn.Parameter(value.clone()) for value in begin] for _ in range(2))
+    optimizer, single = make(params, distribute_matrices=True), make(alone)
+    for step in grads:
+        for own in (params, alone):
+            for param, grad in zip(own, step, strict=True):
+                param.grad = grad.clone()
+        with CommDebugMode() as comm:
+            optimizer.step()
+        counts = {str(kind): count for kind, count in comm.get_comm_counts().items()}
+        assert sorted(counts.values()) == [1, 1], counts  # the results, and the check that all take the same step
+        assert sum("alltoall" in kind for kind in counts) == 1, counts
+        single.step()
+    equal(list(params), list(alone))
+    found, expected = optimizer.state_dict()["state"], single.state_dict()["state"]
+    for key, entry in expected.items():
+        assert all(torch.equal(found[key][state], value) for state, value in entry.items()), key
+    single.load_state_dict(optimizer.state_dict())
+    ((_, owned),) = optimizer._kept.of_all[0].owners.groups.values()
+    assert len(owned) == len(SHAPES)
+    assert len({each.owner.rank for each in owned}) == world.size, "some have nothing to do"
+
+
+def forms_of_shared_work(world: World) -> None:
+    """Convolutions, experts and heads, and a group that does without: as in one process."""
+    shapes = [(4, 3, 2, 2), (2, 6, 5), (12, 7), (8, 9)]
+    begin, grads = starts(shapes), gradients(shapes, STEPS)
+
+    def make(params: list[Any], asked: bool = False) -> Any:
+        ways: list[dict[str, Any]] = [{"matrix_form": "flatten"}, {"matrix_form": "batch"}, {"row_blocks": 3}, {}]
+        groups = [
+            {"params": [param], "distribute_matrices": asked, **way} for param, way in zip(params, ways, strict=True)
+        ]
+        groups[-1]["distribute_matrices"] = False
+        return optgen_optim.Muon(groups)
+
+    equal(train_plain(partial(make, asked=True), begin, grads), train_plain(make, begin, grads))
+
+
+def shared_work_differs(world: World) -> None:
+    """Processes with gradients for different matrices: all of them say so, and nothing changes."""
+    params = [torch.nn.Parameter(torch.ones(4, 4)) for _ in range(2)]
+    optimizer = optgen_optim.Muon(params, distribute_matrices=True)
+    for own in ([world.rank % 2], [0, 1][: world.rank + 1], [0, 1][: world.rank]):
+        for i, param in enumerate(params):
+            param.grad = torch.ones(4, 4) if i in own else None
+        try:
+            optimizer.step()
+        except RuntimeError as error:
+            assert "took different steps" in str(error), error
+        else:
+            raise AssertionError("not noticed")
+        equal(list(params), [torch.ones(4, 4)] * 2)
+    for param in params:
+        param.grad = torch.ones(4, 4)
+    optimizer.step()  # together they go on
+
+
+def shared_work_of_some(world: World) -> None:
+    """ZeroRedundancyOptimizer has divided the work already, and says so."""
+    param = torch.nn.Parameter(torch.ones(4, 4))
+    zero = ZeroRedundancyOptimizer(
+        [param, torch.nn.Parameter(torch.ones(3, 3))], lambda own, **_: optgen_optim.Muon(own, distribute_matrices=True)
+    )
+    for each in zero.param_groups[0]["params"]:
+        each.grad = torch.ones_like(each)
+    try:
+        zero.step()
+    except RuntimeError as error:
+        assert "leave it out" in str(error), error
+    else:
+        raise AssertionError("not noticed")
+    equal([param], [torch.ones(4, 4)])
+
+
+def under_ddp(world: World) -> None:
+    """A model under DistributedDataParallel, whose processes see parts of a batch: equal everywhere, and as without."""
+
+    def trained(**settings: Any) -> list[torch.Tensor]:
+        torch.manual_seed(5)
+        layers = [torch.nn.Linear(6, 20, bias=False), torch.nn.Tanh(), torch.nn.Linear(20, 3, bias=False)]
+        model = DistributedDataParallel(torch.nn.Sequential(*layers))
+        optimizer = optgen_optim.Muon(model.parameters(), **settings)
+        for step in range(STEPS):
+            source = torch.Generator().manual_seed(world.size * step + world.rank)
+            optimizer.zero_grad()
+            model(torch.randn(8, 6, generator=source)).square().mean().backward()
+            optimizer.step()
+        return [param.detach() for param in model.parameters()]
+
+    found = trained(distribute_matrices=True)
+    equal(found, trained())
+    for param in found:
+        first = param.clone()
+        dist.broadcast(first, 0)
+        equal([param], [first])
+
+
 def experts(world: World) -> None:
     """Stacked matrices of which each process has some, whole: nothing is sent."""
     mesh, shape = world.mesh(), (2 * world.size, 6, 5)
@@ -190,6 +294,11 @@ SCENARIOS: Scenarios = {
             for kind in ("by rows", "by columns")
         },
         "experts": Scenario(experts),
+        **{f"shared work, {case}": Scenario(partial(shared_work, case=case)) for case in CASES},
+        "shared work, forms": Scenario(forms_of_shared_work),
+        "shared work differs": Scenario(shared_work_differs),
+        "shared work of some": Scenario(shared_work_of_some),
+        "shared work under DDP": Scenario(under_ddp),
         "owners share the work": Scenario(owners_share_the_work),
         "owners stay": Scenario(owners_stay),
         "not finite": Scenario(not_finite),
@@ -198,5 +307,6 @@ SCENARIOS: Scenarios = {
         f"{case}, {kind}": Scenario(partial(stepped, case=case, kind=kind))
         for case in ("muon", "rows", "galore", "soap, 16 bits, torch target", "dion, 4 bits")
         for kind in ("replicated", "both", "rows twice")
-    },
+    }
+    | {f"shared work, {case}": Scenario(partial(shared_work, case=case)) for case in ("muon", "galore, 8 bits")},
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -23,6 +24,8 @@ from optgen.runtime.block import Block, Partial, Pass
 from optgen.runtime.core.bucket import Member
 from optgen.runtime.core.shards import Owner, Shard, local_tensor
 from optgen.runtime.engines.engine import Engine
+
+NO_STEP = -1.0  # the mark of none
 
 
 @dataclass(frozen=True)
@@ -78,17 +81,30 @@ class Reducer:
         Raises:
             RuntimeError: on all of them, if they do not.
         """
+        same = [self._is_same(self.mark, group) for group in self.agreeing if self.checks]
+        if not all(same):
+            raise RuntimeError(
+                "processes that have parts of the same tensors, or divide the work on them, took different steps, or "
+                "one of them has raised an error: give all of them the same rule, settings, and gradients for the same "
+                "parameters. No parameter has changed"
+            )
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Tell the others of an error within, who would wait for this process: for them it takes another step."""
+        try:
+            yield
+        except (TypeError, ValueError):
+            for group in self.agreeing if self.checks else ():
+                self._is_same(NO_STEP, group)
+            raise
+
+    def _is_same(self, mark: float, group: Any) -> bool:
         import torch.distributed as dist
 
-        for group in self.agreeing if self.checks else ():
-            marks = torch.tensor([self.mark, -self.mark], dtype=torch.float64, device="cpu")
-            dist.all_reduce(marks, dist.ReduceOp.MAX, group=group)
-            if float(marks[0]) != -float(marks[1]):
-                raise RuntimeError(
-                    "processes that have parts of the same tensors, or divide the work on them, took different steps: "
-                    "give all of them the same rule, settings, and gradients for the same parameters. No parameter has "
-                    "changed"
-                )
+        marks = torch.tensor([mark, -mark], dtype=torch.float64, device="cpu")
+        dist.all_reduce(marks, dist.ReduceOp.MAX, group=group)
+        return float(marks[0]) == -float(marks[1])
 
     def reduce(self, name: str, block: Block, item: Pass, running: Sequence[Engine]) -> None:
         """Reduce all that a pass has made."""

@@ -96,16 +96,16 @@ def _exchange(name: str, rule: Rule, group: Any, work: Work, values: HostValues)
 
 def _share_work(name: str, rule: Rule, group: Any, work: Work, values: HostValues) -> None:
     """Compute on this process's share of matrices that all have; results and states go from each to all."""
-    import torch.distributed as dist
-
-    parts, rank = _parts(name, work), dist.get_rank(group)
-    mine = [(each, partial, part) for (each, partial), part in zip(work, parts, strict=True) if each.owner.here]
-    _compute(rule, [(each, p) for each, p, _ in mine], [part for _, _, part in mine], [None] * len(mine), values)
-    kept = [(each, tensor) for each, partial in work for tensor in _states(rule, each.member, partial)]
-    spreads = [*_spreads(work), *(_spread(each.owner, tensor) for each, tensor in kept)]
-    tensors = [*parts, *(tensor for _, tensor in kept)]
-    wholes = [x.view(each.shape) for each, x in zip(spreads, tensors, strict=True) if each.owner == rank]
-    for tensor, new in zip(tensors, from_owners(group, spreads, wholes, parts[0].device), strict=True):
+    parts = _parts(name, work)
+    mine = [i for i, (each, _) in enumerate(work) if each.owner.here]
+    # Copies, since bits of products can follow from where a matrix begins in memory.
+    wholes = [parts[i].clone().view(work[i][0].member.whole.shape) for i in mine]
+    _compute(rule, [work[i] for i in mine], wholes, [None] * len(mine), values)
+    kept = [(each.owner, tensor) for each, partial in work for tensor in _states(rule, each.member, partial)]
+    spreads = [*_spreads(work), *(_spread(owner, tensor) for owner, tensor in kept)]
+    wholes += [tensor for owner, tensor in kept if owner.here]
+    received = from_owners(group, spreads, wholes, parts[0].device)
+    for tensor, new in zip([*parts, *(tensor for _, tensor in kept)], received, strict=True):
         tensor.copy_(new.view_as(tensor))
 
 

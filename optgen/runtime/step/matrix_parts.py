@@ -50,7 +50,8 @@ def _in_blocks(what: str, shard: Shard, form: torch.Size) -> Shard:
     by_rows = [division for division in shard.divisions if division.dim == rows]
     if shard.offset is None or len(by_rows) > 1 or any(_chunk(shard, division) % height for division in by_rows):
         raise ValueError(
-            f"{what} is divided among processes within blocks of {height} rows, which row_blocks= asks for"
+            f"{what} is divided among processes within blocks of {height} rows, which row_blocks= asks for: divide it "
+            "by columns, as fully_shard(..., shard_placement_fn=lambda param: Shard(1)) does, or by whole blocks"
         )
     *before, first, at = shard.offset
     return replace(

@@ -199,11 +199,10 @@ class _Preparer:
         inputs: Inputs,
         numbers: list[int],
     ) -> None:
-        self.numbers = numbers
         self.optimizer, self.rule, self.block = optimizer, optimizer._policy.rule, block
         self.with_grads = self.rule.blocks[self.block].grads
         self.name = optimizer._policy.name
-        self.params, self.grads, self.inputs = params, grads, inputs
+        self.params, self.grads, self.inputs, self.numbers = params, grads, inputs, numbers
         self.shards: Mapping[int, Shard] = {}
         self.owners: Mapping[int, Owner] = {}
         self.reduces = False  # anything of a parameter that is divided among processes, or has an owner
@@ -243,7 +242,8 @@ class _Preparer:
         counts = {param: count for param, count in self.optimizer._counts.items() if param in self.optimizer.state}
         records = {p: record for p, record in self.optimizer._codecs.items() if p in self.optimizer.state}
         steps = read_counts(counts, members)
-        settled = [self._settled(engine, member) for engine in engines for member in engine.bucket.members]
+        with reducer.telling():
+            settled = [self._settled(engine, member) for engine in engines for member in engine.bucket.members]
         replaced = any(key in member.entry for member, new in settled for key in (*new.made, *new.dropped))
         for member, new in settled:
             state = new.made["step"] if "step" in new.made else member.entry["step"]

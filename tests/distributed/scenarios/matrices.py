@@ -9,6 +9,7 @@ from typing import Any
 import optgen_optim
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.debug import CommDebugMode
@@ -19,6 +20,7 @@ from distributed.scenarios.world import (
     Scenario,
     Scenarios,
     World,
+    check_means,
     check_strides,
     distribute_tensor,
     gradients,
@@ -264,6 +266,71 @@ def owners_stay(world: World) -> None:
     equal([whole(param) for param in params], before)
 
 
+def taken_away(world: World) -> None:
+    """A parameter less moves owners: who has other states than its share says so, and no other process waits."""
+    mesh, shapes = world.mesh(), [(12, 8), (9, 8), (8, 8), (8, 7), (7, 7)]
+    params = [torch.nn.Parameter(distribute_tensor(value, mesh, [Shard(0)])) for value in starts(shapes)]
+    optimizer = optgen_optim.GaLoreAdamW(params, **RANK)
+    for param, grad in zip(params, gradients(shapes, 1)[0], strict=True):
+        param.grad = distribute_tensor(grad, mesh, [Shard(0)])
+    optimizer.step()
+    before, saved = [whole(param) for param in params], optimizer.state_dict()
+    optimizer.param_groups[0]["params"] = params[:2] + params[3:]
+    said = ""
+    try:
+        optimizer.step()
+    except (ValueError, RuntimeError) as error:
+        said = str(error)
+    every: list[Any] = [None] * world.size
+    dist.all_gather_object(every, said)
+    assert any("is the owner follows from all parameters" in one for one in every), every
+    assert any("took different steps, or one of them has raised" in one for one in every), every
+    assert all(every), every
+    equal([whole(param) for param in params], before)
+    optimizer.param_groups[0]["params"] = params
+    optimizer.load_state_dict(saved)
+    optimizer.step()  # together they go on
+
+
+def uneven_rows(world: World) -> None:
+    """fully_shard gives processes unequal numbers of rows, or none: as in one process."""
+    check_means(world)
+    for name, settings in (("Muon", {}), ("GaLoreAdamW", RANK), ("Shampoo", {})):
+
+        def layers() -> torch.nn.Sequential:
+            torch.manual_seed(5)
+            return torch.nn.Sequential(*(torch.nn.Linear(*sizes, bias=False) for sizes in ((6, 11), (11, 5), (5, 3))))
+
+        model, make = layers(), partial(getattr(optgen_optim, name), **settings)
+        begin = [param.detach().clone() for param in model.parameters()]
+        fully_shard(model, mesh=world.mesh())
+        optimizer, grads = make(list(model.parameters())), []
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            source = torch.Generator().manual_seed(world.size * step + world.rank)
+            model(torch.randn(8, 6, generator=source)).square().mean().backward()
+            grads.append([whole(param.grad) for param in model.parameters()])
+            optimizer.step()
+        equal([whole(param) for param in model.parameters()], train_plain(make, begin, grads))
+
+
+def blocks_cut_by_rows(world: World) -> None:
+    """Rows of processes that are no whole blocks are refused, and the way out works: columns."""
+    mesh, begin = world.mesh(), starts([(9, 8)])
+    grads, make = gradients([(9, 8)], STEPS), partial(optgen_optim.Muon, row_blocks=3)
+    for placement in (Shard(0), Shard(1)):
+        param = torch.nn.Parameter(distribute_tensor(begin[0], mesh, [placement]))
+        optimizer = make([param])
+        for (grad,) in grads:
+            param.grad = distribute_tensor(grad, mesh, [placement])
+            try:
+                optimizer.step()
+            except ValueError as error:
+                assert placement == Shard(0), error
+                assert "divide it by columns" in str(error), error
+        equal([whole(param)], begin if placement == Shard(0) else train_plain(make, begin, grads))
+
+
 def not_finite(world: World) -> None:
     """A matrix of which one process has an Inf stays as it was on all of them, and so do its states."""
     mesh, shapes = world.mesh(), [(6, 5), (4, 7)]
@@ -301,9 +368,15 @@ SCENARIOS: Scenarios = {
         "shared work under DDP": Scenario(under_ddp),
         "owners share the work": Scenario(owners_share_the_work),
         "owners stay": Scenario(owners_stay),
+        "uneven rows": Scenario(uneven_rows),
+        "blocks cut by rows": Scenario(blocks_cut_by_rows),
         "not finite": Scenario(not_finite),
     },
     4: {
+        "taken away": Scenario(taken_away),
+        "uneven rows": Scenario(uneven_rows),
+    }
+    | {
         f"{case}, {kind}": Scenario(partial(stepped, case=case, kind=kind))
         for case in ("muon", "rows", "galore", "soap, 16 bits, torch target", "dion, 4 bits")
         for kind in ("replicated", "both", "rows twice")

@@ -14,7 +14,7 @@
 //     else:
 //         correction = sqrt(bias_correction(beta2, step)) / bias_correction(beta1, step)
 //         direction = correction * exp_avg / (sqrt(exp_avg_sq) + eps)
-//     update = scale * from_tall(matmul(direction, basis))
+//     update = from_tall(matmul(scale * direction, basis))
 //
 // apply:
 //     param = param - lr * update

@@ -18,7 +18,7 @@
 //     if beta1 is not None:
 //         exp_avg = beta1 * exp_avg + (1 - beta1) * change
 //         change = exp_avg
-//     update = scale * from_tall(matmul(change, basis))
+//     update = from_tall(matmul(scale * change, basis))
 //
 // apply:
 //     param = param - weight_decay * rate_of(param) * param

@@ -77,13 +77,18 @@ def run(view: Stepped, grad: Tensor) -> Tensor:
 def _is_finite(value: Any) -> bool:
     if not isinstance(value, Tensor):
         return math.isfinite(value)
-    return not value.numel() or bool(torch.isfinite(value.abs().amax()))
+    if not value.numel():
+        return True
+    least, greatest = torch.aminmax(value)  # NaN where there is any; without a copy of a large matrix
+    return bool(torch.isfinite(greatest - least)) or bool(torch.isfinite(value).all())
 
 
 def _encoded(view: Stepped, name: str, value: Tensor) -> list[tuple[Tensor, Tensor]]:
     rule, member = view.rule, view.member
     state = rule.states[name]
     codec = member.codecs[rule.coded_states.index(state)]
+    if not codec.scaled:
+        return [(member.entry[name], value)]  # rounded as it is copied
     codes, scales = encode(codec, value.float().contiguous(), state.signed)
     pairs = [(member.entry[name], codes)]
     return pairs if scales is None else [*pairs, (member.entry[scale_key(name)], scales)]

@@ -420,3 +420,20 @@ def test_is_not_recorded() -> None:
             opt.step()
     assert not opt.state
     assert torch.equal(param, torch.ones(6, 8))
+
+
+def test_one_process_has_all_of_the_work() -> None:
+    """distribute_matrices=True is about others, and there are none; within backward it is refused."""
+    alone, asked = (train_muon(distribute_matrices=given) for given in (False, True))
+    assert all(torch.equal(a, b) for a, b in zip(alone, asked, strict=True))
+    with pytest.raises(ValueError, match="fused_backward=True does not go with distribute_matrices=True"):
+        Muon([nn.Parameter(torch.ones(3, 3))], fused_backward=True, distribute_matrices=True)
+
+
+def train_muon(**settings: Any) -> list[nn.Parameter]:
+    params = [nn.Parameter(x) for x in numbers(0, SHAPES[:3])]
+    opt = Muon(params, target="torch", **settings)
+    for param, grad in zip(params, numbers(1, SHAPES[:3]), strict=True):
+        param.grad = grad
+    opt.step()
+    return params

@@ -146,12 +146,11 @@ class View:
 
     def run_matrices(self, x: Tensor) -> Tensor:
         """Run the rule's step on matrices, which takes these elements, and gives a direction; or see `on_matrices`."""
-        return x.clone() if self.member.owner is not None else matrix_stage.run(self, x)
+        return x.clone() if self.member.owner else matrix_stage.run(self, x)
 
     def on_matrices(self, function: Callable[..., Tensor], x: Tensor, *settings: Any) -> Tensor:
         """The result of a function of matrices; where they have an owner, what that takes."""
-        owned = self.member.owner is not None
-        return x.clone() if owned else matrices.computed(function, self.member, x, *settings)
+        return x.clone() if self.member.owner else matrices.computed(function, self.member, x, *settings)
 
     def from_tall(self, x: Tensor) -> Tensor:
         """A matrix as the parameter lies, of one that has no more columns than rows."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,12 +73,16 @@ LOSS = "loss"
 """The input that is the loss of the closure of a step."""
 
 
-@contextmanager
-def closure_loss(optimizer: Any, names: Container[str], loss: Any) -> Iterator[None]:
+def closure_loss(optimizer: Any, names: Container[str], loss: Any) -> AbstractContextManager[None]:
     """Set the loss that a closure has returned as an input of this step, where the rule has that."""
-    if LOSS not in names or loss is None:
-        yield
-        return
+    return _UNCHANGED if LOSS not in names or loss is None else _with_loss(optimizer, loss)
+
+
+_UNCHANGED = nullcontext()
+
+
+@contextmanager
+def _with_loss(optimizer: Any, loss: Any) -> Iterator[None]:
     before = getattr(optimizer, LOSS, None)
     setattr(optimizer, LOSS, loss.detach() if isinstance(loss, Tensor) else loss)
     try:

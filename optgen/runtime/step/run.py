@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,8 +24,7 @@ from optgen.runtime.step.run_passes import run_passes
 LOG = logger(__name__)
 
 
-@dataclass(frozen=True)
-class Begun:
+class Begun(NamedTuple):
     """A step whose engines have begun, and that nothing hinders any more."""
 
     optimizer: OptimizerLike

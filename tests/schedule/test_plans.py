@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from support.compiling import RULES, stock_classes, stock_rules
+from support.compiling import RULES, compiled, step_plan, stock_classes, stock_rules
 from support.plan_settings import MOST, SUMS_OVER_ALL, settings
 
 from optgen.explanation import ClassInfo
@@ -197,3 +198,27 @@ def test_only_the_last_pass_writes(name: str) -> None:
         assert [bool(p.writes) for p in it.passes] == [False] * (len(it.passes) - 1) + [bool(it.passes[-1].writes)]
         assert it.passes[-1].name == "apply"
         assert it.passes[-1].live == TRUE
+
+
+SCALED_NORM = """\
+name: scaled_norm
+hyperparameters:
+  lr: {default: 1e-3, range: "[0, inf)"}
+states:
+  size: {shape: tensor}
+blocks:
+  step: |
+    update = grad
+    if ndim >= 2:
+        factor = rsqrt(1 + sum(grad * grad, over=row))
+        size = norm(grad * factor)
+  apply: |
+    param = param - lr * update
+"""
+
+
+def test_rows_that_a_stored_norm_was_of_are_not_computed_again(tmp_path: Path) -> None:
+    last_but_one, last = step_plan(compiled(tmp_path, SCALED_NORM)).passes[-2:]
+    assert "size_squares" in {reduction.name for reduction in last_but_one.reductions}
+    assert "factor" in {step.let.name for step in last_but_one.prepare}
+    assert "factor" not in {step.let.name for step in last.prepare}

@@ -44,9 +44,9 @@ AREAS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
          "backends/test_*.py snapshots/test_*.py numerics/test_generality.py ir/test_*.py"),
         ("engines", "optgen/runtime", "*.py core/[!s]*.py core/sweep.py core/step_inputs.py engines/*.py hooks/*.py"
          " cuda/[gp]*.py settings/[!s]*.py states/s*.py step/[pt]*.py",
-         "runtime/s*/test_*.py runtime/core/test_*.py runtime/test_o*.py runtime/hooks/test_f*.py"
-         " numerics/test_parity.py cuda/test_host.py cuda/test_paging.py cuda/test_fallback.py"
-         " runtime/cuda/test_*.py runtime/hooks/test_c*.py"),
+         "runtime/test_sums.py runtime/test_torch_math.py runtime/s*/test_*.py runtime/core/test_*.py"
+         " runtime/test_o*.py runtime/hooks/test_f*.py numerics/test_parity.py cuda/test_host.py"
+         " cuda/test_paging.py cuda/test_fallback.py runtime/cuda/test_*.py runtime/hooks/test_c*.py"),
         ("checkpoints", "optgen/runtime", "checkpoints/*.py",
          "runtime/checkpoints/test_[ckms]*.py parity/test_bitsandbytes_checkpoints.py"
          " parity/test_migration.py runtime/checkpoints/test_resume.py distributed/test_processes.py"),

@@ -26,7 +26,9 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
         ? square_avg_tile.open(t.pointer(Column::square_avg), t.pointer(Column::square_avg_absmax), at, n) : nullptr;
     auto* const acc_delta_at = reads_acc_delta<pass>
         ? acc_delta_tile.open(t.pointer(Column::acc_delta), t.pointer(Column::acc_delta_absmax), at, n) : nullptr;
-    if constexpr (pass != APPLY && !reads_param<pass> && !reads_square_avg<pass> && !reads_acc_delta<pass>)
+    if constexpr (reads_param<pass> && pass != APPLY && !reads_square_avg<pass> && !reads_acc_delta<pass>)
+      param_tile.prefetch(t.pointer(PARAM), at, n);
+    if constexpr (reads_grad<pass> && pass != APPLY && !reads_square_avg<pass> && !reads_acc_delta<pass>)
       grad_tile.prefetch(t.grad, at, n);
     const auto element = [&](int i) OPTGEN_INLINED {
       Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,

@@ -31,7 +31,9 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
         ? exp_avg_sq_tile.open(t.pointer(Column::exp_avg_sq), t.pointer(Column::exp_avg_sq_absmax), at, n) : nullptr;
     auto* const exp_avg_at = reads_exp_avg<pass>
         ? exp_avg_tile.open(t.pointer(Column::exp_avg), t.pointer(Column::exp_avg_absmax), at, n) : nullptr;
-    if constexpr (pass != APPLY && !reads_param<pass> && !reads_exp_avg_sq<pass> && !reads_exp_avg<pass>)
+    if constexpr (reads_param<pass> && pass != APPLY && !reads_exp_avg_sq<pass> && !reads_exp_avg<pass>)
+      param_tile.prefetch(t.pointer(PARAM), at, n);
+    if constexpr (reads_grad<pass> && pass != APPLY && !reads_exp_avg_sq<pass> && !reads_exp_avg<pass>)
       grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<walks_lines<pass>>(t, at, begin, n);

@@ -23,7 +23,8 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     auto* const grad_at = reads_grad<pass> ? grad_tile.open(t.grad, nullptr, at, n) : nullptr;
     auto* const sum_at =
         reads_sum<pass> ? sum_tile.open(t.pointer(Column::sum), t.pointer(Column::sum_absmax), at, n) : nullptr;
-    if constexpr (pass != APPLY && !reads_param<pass> && !reads_sum<pass>) grad_tile.prefetch(t.grad, at, n);
+    if constexpr (reads_param<pass> && pass != APPLY && !reads_sum<pass>) param_tile.prefetch(t.pointer(PARAM), at, n);
+    if constexpr (reads_grad<pass> && pass != APPLY && !reads_sum<pass>) grad_tile.prefetch(t.grad, at, n);
     const auto element = [&](int i) OPTGEN_INLINED {
       Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,
           reads_sum<pass> ? load(sum_at[i]) : 0.0f};

@@ -34,7 +34,9 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
         ? t.pointer<float>(Column::step_orthogonal_matrix_2) + at : nullptr;
     float* const orthogonal_matrix_3_at = reads_orthogonal_matrix_3<pass> || pass == orthogonal_matrix_3_pass
         ? t.pointer<float>(Column::step_orthogonal_matrix_3) + at : nullptr;
-    if constexpr (pass != APPLY && !reads_param<pass> && !reads_momentum_buffer<pass> && !reads_exp_avg_sq<pass>)
+    if constexpr (reads_param<pass> && pass != APPLY && !reads_momentum_buffer<pass> && !reads_exp_avg_sq<pass>)
+      param_tile.prefetch(t.pointer(PARAM), at, n);
+    if constexpr (reads_grad<pass> && pass != APPLY && !reads_momentum_buffer<pass> && !reads_exp_avg_sq<pass>)
       grad_tile.prefetch(t.grad, at, n);
     const auto element = [&](int i) OPTGEN_INLINED {
       Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,

@@ -34,7 +34,10 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     auto* const previous_grad_at = reads_previous_grad<pass>
         ? previous_grad_tile.open(t.pointer(Column::previous_grad), t.pointer(Column::previous_grad_absmax), at, n)
         : nullptr;
-    if constexpr (pass != APPLY && !reads_param<pass> && !reads_exp_avg<pass> && !reads_exp_avg_sq<pass>
+    if constexpr (reads_param<pass> && pass != APPLY && !reads_exp_avg<pass> && !reads_exp_avg_sq<pass>
+        && !reads_exp_avg_diff<pass> && !reads_previous_grad<pass>)
+      param_tile.prefetch(t.pointer(PARAM), at, n);
+    if constexpr (reads_grad<pass> && pass != APPLY && !reads_exp_avg<pass> && !reads_exp_avg_sq<pass>
         && !reads_exp_avg_diff<pass> && !reads_previous_grad<pass>)
       grad_tile.prefetch(t.grad, at, n);
     const auto element = [&](int i) OPTGEN_INLINED {

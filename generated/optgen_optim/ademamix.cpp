@@ -30,7 +30,10 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
         : nullptr;
     auto* const exp_avg_sq_at = reads_exp_avg_sq<pass>
         ? exp_avg_sq_tile.open(t.pointer(Column::exp_avg_sq), t.pointer(Column::exp_avg_sq_absmax), at, n) : nullptr;
-    if constexpr (pass != APPLY && !reads_param<pass> && !reads_exp_avg<pass> && !reads_exp_avg_slow<pass>
+    if constexpr (reads_param<pass> && pass != APPLY && !reads_exp_avg<pass> && !reads_exp_avg_slow<pass>
+        && !reads_exp_avg_sq<pass>)
+      param_tile.prefetch(t.pointer(PARAM), at, n);
+    if constexpr (reads_grad<pass> && pass != APPLY && !reads_exp_avg<pass> && !reads_exp_avg_slow<pass>
         && !reads_exp_avg_sq<pass>)
       grad_tile.prefetch(t.grad, at, n);
     const auto element = [&](int i) OPTGEN_INLINED {

@@ -21,7 +21,8 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     auto* const grad_at = reads_grad<pass> ? grad_tile.open(t.grad, nullptr, at, n) : nullptr;
     float* const update_matrix_at = reads_update_matrix<pass> || pass == update_matrix_pass
         ? t.pointer<float>(Column::step_update_matrix) + at : nullptr;
-    if constexpr (pass != APPLY && !reads_param<pass>) grad_tile.prefetch(t.grad, at, n);
+    if constexpr (reads_param<pass> && pass != APPLY) param_tile.prefetch(t.pointer(PARAM), at, n);
+    if constexpr (reads_grad<pass> && pass != APPLY) grad_tile.prefetch(t.grad, at, n);
     const auto element = [&](int i) OPTGEN_INLINED {
       Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,
           reads_update_matrix<pass> ? update_matrix_at[i] : 0.0f};

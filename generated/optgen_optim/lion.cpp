@@ -23,7 +23,9 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     auto* const grad_at = reads_grad<pass> ? grad_tile.open(t.grad, nullptr, at, n) : nullptr;
     auto* const exp_avg_at = reads_exp_avg<pass>
         ? exp_avg_tile.open(t.pointer(Column::exp_avg), t.pointer(Column::exp_avg_absmax), at, n) : nullptr;
-    if constexpr (pass != APPLY && !reads_param<pass> && !reads_exp_avg<pass>) grad_tile.prefetch(t.grad, at, n);
+    if constexpr (reads_param<pass> && pass != APPLY && !reads_exp_avg<pass>)
+      param_tile.prefetch(t.pointer(PARAM), at, n);
+    if constexpr (reads_grad<pass> && pass != APPLY && !reads_exp_avg<pass>) grad_tile.prefetch(t.grad, at, n);
     const auto element = [&](int i) OPTGEN_INLINED {
       Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,
           reads_exp_avg<pass> ? load(exp_avg_at[i]) : 0.0f};

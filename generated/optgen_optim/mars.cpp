@@ -30,7 +30,10 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
         ? exp_avg_sq_tile.open(t.pointer(Column::exp_avg_sq), t.pointer(Column::exp_avg_sq_absmax), at, n) : nullptr;
     auto* const last_grad_at = reads_last_grad<pass>
         ? last_grad_tile.open(t.pointer(Column::last_grad), t.pointer(Column::last_grad_absmax), at, n) : nullptr;
-    if constexpr (pass != APPLY && !reads_param<pass> && !reads_exp_avg<pass> && !reads_exp_avg_sq<pass>
+    if constexpr (reads_param<pass> && pass != APPLY && !reads_exp_avg<pass> && !reads_exp_avg_sq<pass>
+        && !reads_last_grad<pass>)
+      param_tile.prefetch(t.pointer(PARAM), at, n);
+    if constexpr (reads_grad<pass> && pass != APPLY && !reads_exp_avg<pass> && !reads_exp_avg_sq<pass>
         && !reads_last_grad<pass>)
       grad_tile.prefetch(t.grad, at, n);
     const auto element = [&](int i) OPTGEN_INLINED {

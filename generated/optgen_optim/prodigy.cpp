@@ -32,8 +32,11 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     auto* const s_at = reads_s<pass> ? s_tile.open(t.pointer(Column::s), t.pointer(Column::s_absmax), at, n) : nullptr;
     auto* const p0_at =
         reads_p0<pass> ? p0_tile.open(t.pointer(Column::p0), t.pointer(Column::p0_absmax), at, n) : nullptr;
-    if constexpr (pass != APPLY && !reads_param<pass> && !reads_exp_avg<pass> && !reads_exp_avg_sq<pass>
+    if constexpr (reads_param<pass> && pass != APPLY && !reads_exp_avg<pass> && !reads_exp_avg_sq<pass>
         && !reads_s<pass> && !reads_p0<pass>)
+      param_tile.prefetch(t.pointer(PARAM), at, n);
+    if constexpr (reads_grad<pass> && pass != APPLY && !reads_exp_avg<pass> && !reads_exp_avg_sq<pass> && !reads_s<pass>
+        && !reads_p0<pass>)
       grad_tile.prefetch(t.grad, at, n);
     const auto element = [&](int i) OPTGEN_INLINED {
       Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,

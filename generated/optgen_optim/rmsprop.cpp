@@ -30,7 +30,10 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
             n) : nullptr;
     auto* const grad_avg_at = reads_grad_avg<pass>
         ? grad_avg_tile.open(t.pointer(Column::grad_avg), t.pointer(Column::grad_avg_absmax), at, n) : nullptr;
-    if constexpr (pass != APPLY && !reads_param<pass> && !reads_square_avg<pass> && !reads_momentum_buffer<pass>
+    if constexpr (reads_param<pass> && pass != APPLY && !reads_square_avg<pass> && !reads_momentum_buffer<pass>
+        && !reads_grad_avg<pass>)
+      param_tile.prefetch(t.pointer(PARAM), at, n);
+    if constexpr (reads_grad<pass> && pass != APPLY && !reads_square_avg<pass> && !reads_momentum_buffer<pass>
         && !reads_grad_avg<pass>)
       grad_tile.prefetch(t.grad, at, n);
     const auto element = [&](int i) OPTGEN_INLINED {

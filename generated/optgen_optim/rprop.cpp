@@ -25,7 +25,9 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
         reads_prev<pass> ? prev_tile.open(t.pointer(Column::prev), t.pointer(Column::prev_absmax), at, n) : nullptr;
     auto* const step_size_at = reads_step_size<pass>
         ? step_size_tile.open(t.pointer(Column::step_size), t.pointer(Column::step_size_absmax), at, n) : nullptr;
-    if constexpr (pass != APPLY && !reads_param<pass> && !reads_prev<pass> && !reads_step_size<pass>)
+    if constexpr (reads_param<pass> && pass != APPLY && !reads_prev<pass> && !reads_step_size<pass>)
+      param_tile.prefetch(t.pointer(PARAM), at, n);
+    if constexpr (reads_grad<pass> && pass != APPLY && !reads_prev<pass> && !reads_step_size<pass>)
       grad_tile.prefetch(t.grad, at, n);
     const auto element = [&](int i) OPTGEN_INLINED {
       Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,

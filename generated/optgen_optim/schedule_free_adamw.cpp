@@ -25,7 +25,9 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     auto* const z_at = reads_z<pass> ? z_tile.open(t.pointer(Column::z), t.pointer(Column::z_absmax), at, n) : nullptr;
     auto* const exp_avg_sq_at = reads_exp_avg_sq<pass>
         ? exp_avg_sq_tile.open(t.pointer(Column::exp_avg_sq), t.pointer(Column::exp_avg_sq_absmax), at, n) : nullptr;
-    if constexpr (pass != APPLY && !reads_param<pass> && !reads_z<pass> && !reads_exp_avg_sq<pass>)
+    if constexpr (reads_param<pass> && pass != APPLY && !reads_z<pass> && !reads_exp_avg_sq<pass>)
+      param_tile.prefetch(t.pointer(PARAM), at, n);
+    if constexpr (reads_grad<pass> && pass != APPLY && !reads_z<pass> && !reads_exp_avg_sq<pass>)
       grad_tile.prefetch(t.grad, at, n);
     const auto element = [&](int i) OPTGEN_INLINED {
       Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,

@@ -21,7 +21,8 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
         reads_param<pass> ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = reads_grad<pass> ? grad_tile.open(t.grad, nullptr, at, n) : nullptr;
     auto* const z_at = reads_z<pass> ? z_tile.open(t.pointer(Column::z), t.pointer(Column::z_absmax), at, n) : nullptr;
-    if constexpr (pass != APPLY && !reads_param<pass> && !reads_z<pass>) grad_tile.prefetch(t.grad, at, n);
+    if constexpr (reads_param<pass> && pass != APPLY && !reads_z<pass>) param_tile.prefetch(t.pointer(PARAM), at, n);
+    if constexpr (reads_grad<pass> && pass != APPLY && !reads_z<pass>) grad_tile.prefetch(t.grad, at, n);
     const auto element = [&](int i) OPTGEN_INLINED {
       Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,
           reads_z<pass> ? load(z_at[i]) : 0.0f};

@@ -24,8 +24,9 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     auto* const momentum_buffer_at = reads_momentum_buffer<pass>
         ? momentum_buffer_tile.open(t.pointer(Column::momentum_buffer), t.pointer(Column::momentum_buffer_absmax), at,
             n) : nullptr;
-    if constexpr (pass != APPLY && !reads_param<pass> && !reads_momentum_buffer<pass>)
-      grad_tile.prefetch(t.grad, at, n);
+    if constexpr (reads_param<pass> && pass != APPLY && !reads_momentum_buffer<pass>)
+      param_tile.prefetch(t.pointer(PARAM), at, n);
+    if constexpr (reads_grad<pass> && pass != APPLY && !reads_momentum_buffer<pass>) grad_tile.prefetch(t.grad, at, n);
     const auto element = [&](int i) OPTGEN_INLINED {
       Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,
           reads_momentum_buffer<pass> ? load(momentum_buffer_at[i]) : 0.0f};

@@ -97,10 +97,11 @@ class CpuWalk:
             result.append(
                 Labelled(f"float* const {c_member(name)}_at = ", choice(self.text.is_used(name), begin, "nullptr"))
             )
-        others = [item.reads for item in self.text.stored() if item.role != "grad"]
-        if self.sums.all and any(item.role == "grad" for item in self.text.stored()):
-            alone = both(*map(negated, (self.text.is_last, *others)))
-            result += guarded(alone, call("grad_tile.prefetch", "t.grad", "at", "n"))
+        ahead = [item for item in self.text.stored() if item.role in ("grad", "param")]
+        states = [item.reads for item in self.text.stored() if item not in ahead]
+        for item in ahead if self.sums.all else ():
+            alone = both(item.reads, *map(negated, (self.text.is_last, *states)))
+            result += guarded(alone, call(f"{item.name}_tile.prefetch", item.data, "at", "n"))
         return result
 
     def _segment(self) -> list[Code]:

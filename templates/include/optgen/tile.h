@@ -120,6 +120,7 @@ template <class T> struct Tile<Stochastic<T>> {
   T* data;
   int64_t first;
   int count;
+  void prefetch(const void* from, int64_t at, int) { prefetch_tile<T, 16384, 2>(from, at); }
   float* open(void* base, void*, int64_t at, int n) {
     open_new(base, nullptr, at, n);
     to_floats(data, values, n);
@@ -149,6 +150,7 @@ template <class T> struct Tile<Kahan<T>> {
   alignas(64) float values[TILE];
   T *data, *rest;
   int count;
+  void prefetch(const void* from, int64_t at, int) { prefetch_tile<T, 16384, 2>(from, at); }
   float* open(void* base, void* aside, int64_t at, int n) {
     open_new(base, aside, at, n);
     join_kahan(data, rest, values, n);
@@ -170,6 +172,7 @@ template <class Beside> struct Tile<Split<Beside>> {
   bf16* data;
   Beside* beside;
   int count;
+  void prefetch(const void* from, int64_t at, int) { prefetch_tile<bf16, 16384, 2>(from, at); }
   float* open(void* base, void* aside, int64_t at, int n) {
     open_new(base, aside, at, n);
     join_split(data, beside, values, n);

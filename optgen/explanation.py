@@ -258,9 +258,10 @@ class ClassInfo:
     @cached_property
     def cycle(self) -> tuple[tuple[float, Setting], ...]:
         """The settings of steps that differ in what happens on some steps only, each with its share of all steps."""
-        guards = self._of_steps
-        kinds = Counter(tuple(number % self._period(g) == g.value for g in guards) for number in self._numbers)
-        names = [guard.name for guard in guards]
+        kinds = Counter(
+            tuple(number % period == guard.value for guard, period in self._periods.items()) for number in self._numbers
+        )
+        names = [guard.name for guard in self._periods]
         return tuple(
             (
                 count / len(self._numbers),
@@ -269,24 +270,23 @@ class ClassInfo:
             for kind, count in kinds.items()
         )
 
-    @property
-    def _of_steps(self) -> list[Guard]:
-        return [guard for guard in self.whole_rule.guards.guards.values() if guard.about == "step"]
+    @cached_property
+    def _periods(self) -> dict[Guard, int]:
+        """Conditions on the step, each with the number of steps after which it comes again."""
+        conditions = [guard for guard in self.whole_rule.guards.guards.values() if guard.about == "step"]
+        every = {guard: self.defaults.get(guard.subject, guard.subject) for guard in conditions}
+        return {guard: int(str(number).removesuffix(".0")) for guard, number in every.items()}
 
     @cached_property
     def _numbers(self) -> range:
         """The numbers of steps of which one is like any other."""
-        return range(1, min(math.lcm(*map(self._period, self._of_steps)), LONGEST_CYCLE) + 1)
+        return range(1, min(math.lcm(*self._periods.values()), LONGEST_CYCLE) + 1)
 
     @cached_property
     def _fullest(self) -> int:
         """The number of a step in which most happens."""
-        return max(self._numbers, key=lambda number: sum(number % self._period(g) == g.value for g in self._of_steps))
-
-    def _period(self, guard: Guard) -> int:
-        """The number of steps after which a condition on the step comes again."""
-        number = self._number(guard.subject) if guard.subject in self.defaults else guard.subject
-        return int(str(number).removesuffix(".0"))
+        periods = [(guard.value, period) for guard, period in self._periods.items()]
+        return max(self._numbers, key=lambda number: sum(number % period == value for value, period in periods))
 
     def explain(self) -> Explanation:
         """Everything about the class."""
@@ -380,7 +380,7 @@ class ClassInfo:
             case "input":
                 return False
             case "step":
-                return self._fullest % self._period(guard) == guard.value
+                return self._fullest % self._periods[guard] == guard.value
             case "codec":
                 return codecs[guard.subject].block == WHOLE_TENSOR
 

@@ -17,6 +17,7 @@ def driver() -> Iterator[standin.Driver]:
     require_standin()
     driver = standin.load()
     gc.collect()
+    gc.freeze()  # what is alive now need not be looked at again
     earlier.update(allocation.pointer for allocation in driver.live_allocations())
     yield driver
     driver.reset()

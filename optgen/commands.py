@@ -259,9 +259,9 @@ def explain(
     if target is not None and not code:
         raise typer.BadParameter(f"--target goes with --code; write --code --target {target}", param_hint="--target")
     _check_onto(specs, onto)
-    result = _compiled(_specs(specs), onto=onto)
-    classes = {info.name: info for info in result.classes}
+    classes = {info.name: info for info in _compiled(_specs(specs), onto=onto, of=name).classes}
     if name not in classes:
+        classes = {info.name: info for info in _compiled(_specs(specs), onto=onto).classes}
         hint = suggest(name, classes) or f"there are {', '.join(classes)}"
         print_error(f"error: there is no class `{name}`: {hint}")
         raise typer.Exit(1)
@@ -457,13 +457,15 @@ def _check_onto(specs: Sequence[Path] | None, onto: str | None) -> None:
         raise typer.BadParameter("name the files of the stages that are put on it", param_hint="--onto")
 
 
-def _compiled(paths: Sequence[Path], package: str | None = None, onto: str | None = None) -> Package:
+def _compiled(
+    paths: Sequence[Path], package: str | None = None, onto: str | None = None, of: str | None = None
+) -> Package:
     """The package of some specs; without a name, where nothing is written, theirs if they are the stock ones."""
     with garbage_left():
         from optgen.compiler import compile_specs
         from optgen.package_name import STOCK_PACKAGE, is_stock
 
-        return compile_specs(paths, package or (STOCK_PACKAGE if is_stock(paths) else None), onto)
+        return compile_specs(paths, package or (STOCK_PACKAGE if is_stock(paths) else None), onto, of)
 
 
 def _warn(package: Package, strict: bool) -> None:

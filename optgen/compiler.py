@@ -95,7 +95,9 @@ class Package:
     warnings: tuple[Diagnostic, ...]
 
 
-def compile_specs(paths: Sequence[Path], package: str | None, onto: str | Path | None = None) -> Package:
+def compile_specs(
+    paths: Sequence[Path], package: str | None, onto: str | Path | None = None, of: str | None = None
+) -> Package:
     """Compile specs to a package.
 
     Args:
@@ -103,13 +105,14 @@ def compile_specs(paths: Sequence[Path], package: str | None, onto: str | Path |
         package: The package's name; None if they belong to none: there is no `__init__.py` then, and no module of a
             class.
         onto: What the stages are put on: a rule or class of optgen's own specs, or the path of specs.
+        of: A class whose rule alone is compiled; there is none if no class has the name.
 
     Raises:
         SpecError: all mistakes of all files at once.
         UserError: optgen has no rule and no class of that name.
     """
     reporter, begun = Reporter(), time.perf_counter()
-    rules = check_specs(paths, reporter, onto)
+    rules = check_specs(paths, reporter, onto, of)
     common = common_parts(rules)
     renderings = {planned.rule.name: planned.renderings(common) for planned in rules}
     files = {r.path: _emit(planned.rule.path, r) for planned in rules for r in renderings[planned.rule.name]}
@@ -134,8 +137,12 @@ def compile_specs(paths: Sequence[Path], package: str | None, onto: str | Path |
     return Package(package, dict(sorted(files.items())), infos, reporter.diagnostics)
 
 
-def check_specs(paths: Sequence[Path], reporter: Reporter, onto: str | Path | None = None) -> tuple[PlannedRule, ...]:
+def check_specs(
+    paths: Sequence[Path], reporter: Reporter, onto: str | Path | None = None, of: str | None = None
+) -> tuple[PlannedRule, ...]:
     """Load, parse, check and schedule specs, or stages put `onto` some; warnings are left in `reporter`.
+
+    With `of`, the name of a class, other rules than its own are loaded alone, and need no time beyond.
 
     Raises:
         SpecError: all mistakes of all files at once.
@@ -145,8 +152,11 @@ def check_specs(paths: Sequence[Path], reporter: Reporter, onto: str | Path | No
     functions: dict[str, Function] = {}
     for text in specs.functions:
         functions |= parse_functions(text, functions, reporter)
+    asked = {entry.rule for name, entry in specs.classes.items() if of in (None, name)}
     rules = []
     for name, loaded in specs.rules.items():
+        if of is not None and name not in asked:
+            continue
         try:
             rule = build_rule(loaded, specs.shared, functions, reporter)
             if rule is None:

@@ -175,11 +175,12 @@ def reference(
         TypeError: the class has no such setting.
     """
     paths = [Path(path) for path in ([spec] if isinstance(spec, str | Path) else spec)]
-    units = check_specs(paths, Reporter(), onto)
+    units = check_specs(paths, Reporter(), onto, name)
     infos = [ClassInfo(unit.rule, unit.plans, one, None, ()) for unit in units for one in unit.classes]
     found = next((info for info in infos if name in (None, info.name)), None)
     if found is None:
-        known = ", ".join(info.name for info in infos) or "none"
+        every = [one.name for unit in check_specs(paths, Reporter(), onto) for one in unit.classes]
+        known = ", ".join(every) or "none"
         raise ValueError(f"{spec} has no class {name}; its classes: {known}")
     return Reference(found, settings)
 

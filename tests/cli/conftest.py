@@ -17,9 +17,11 @@ from optgen.package_name import STOCK_PACKAGE, is_stock
 def _the_catalogue_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_specs = compiler.compile_specs
 
-    def known(paths: Sequence[Path], package: str | None, onto: str | Path | None = None) -> compiler.Package:
+    def known(
+        paths: Sequence[Path], package: str | None, onto: str | Path | None = None, of: str | None = None
+    ) -> compiler.Package:
         is_known = onto is None and package == STOCK_PACKAGE and is_stock(paths)
-        return stock_package() if is_known else compile_specs(paths, package, onto)
+        return stock_package() if is_known else compile_specs(paths, package, onto, of)
 
     for module in (compiler, contenders):
         monkeypatch.setattr(module, "compile_specs", known)

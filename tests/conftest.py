@@ -24,6 +24,7 @@ from optgen.runtime.building.headers import parse_headers
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.set_threshold(20_000, 20, 20)  # a run makes much that stays, and looking through it takes a tenth of the time
     prepare_compiling()
     compiler = None if hasattr(config, "workerinput") else find_compiler()
     if compiler is not None:

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 from optgen_optim import AdamW, AdamW8bit
-from support.catalogue import optimizer_class, required, rows
+from support.catalogue import each_class, optimizer_class, required, rows
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from runtime.training import SMALL, make_params, same, saved, set_grads, snapshot, train
 
-every_class = pytest.mark.parametrize("name", sorted(rows()))
+every_class = pytest.mark.parametrize("name", each_class())
 
 
 def build(name: str, params: Any, **settings: Any) -> Any:
@@ -99,7 +99,7 @@ def test_a_copy_has_an_lr_of_its_own(how: str, target: str) -> None:
 WITHIN_BACKWARD = {name for name in rows() if getattr(optimizer_class(name), "fixed", {}).get("fused_backward", False)}
 
 
-@pytest.mark.parametrize("name", sorted(rows().keys() - WITHIN_BACKWARD))
+@pytest.mark.parametrize("name", each_class(sorted(rows().keys() - WITHIN_BACKWARD)))
 def test_a_scaler_changes_nothing(name: str) -> None:
     """By a power of two, bit for bit; and a step that it skips leaves all as it was."""
     results = []

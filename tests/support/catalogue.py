@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from _pytest.mark import ParameterSet
 from oracles.declared import Choice, Hyper, Row, State, another, holds, load_catalogue, load_spec, parsed
 from oracles.spec_oracle import SpecOracle
 
@@ -56,6 +58,20 @@ def rules(table: Mapping[str, Row]) -> dict[str, list[str]]:
     for name, row in table.items():
         result.setdefault(row.rule.name, []).append(name)
     return result
+
+
+def each_class(names: Iterable[str] | None = None) -> list[ParameterSet]:
+    """Names of classes, by default all; marked `full` where an earlier one has the same rule in the same bits.
+
+    The code of such classes is the same; what they call their settings is looked at elsewhere.
+    """
+    seen: set[tuple[str, int]] = set()
+    found = []
+    for name in sorted(rows()) if names is None else names:
+        one = rows()[name].rule.name, rows()[name].bits or 32
+        found.append(pytest.param(name, marks=[pytest.mark.full] if one in seen else []))
+        seen.add(one)
+    return found
 
 
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:

@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.utils.checkpoint
 from optgen_optim import LAMB, SGD, Adafactor, AdamW, AdamW8bit
-from support.catalogue import optimizer_class, required, rows
+from support.catalogue import each_class, optimizer_class, required, rows
 from support.compiling import ROOT
 from support.machine import require_compiler
 from support.targets import ready
@@ -63,7 +63,9 @@ def trained(cls: Callable[..., Any], fused: bool, **settings: Any) -> dict[str, 
     return found(model, opt)
 
 
-@pytest.mark.parametrize("name", sorted(name for name, row in rows().items() if "fused_backward" not in row.fixed))
+@pytest.mark.parametrize(
+    "name", each_class(sorted(name for name, row in rows().items() if "fused_backward" not in row.fixed))
+)
 def test_every_class_does_the_same_or_says_why_not(name: str) -> None:
     cls, settings = optimizer_class(name), required(name)
     if "target" in rows()[name].accepted:

@@ -1,4 +1,4 @@
-"""Generated sources: C++ compiles without a warning, Python is formatted and typed."""
+"""Generated sources: C++ compiles without a warning, Python is formatted; make lint checks types."""
 
 from __future__ import annotations
 
@@ -121,10 +121,6 @@ def test_no_line_is_too_long(packages: list[Path]) -> None:
     for path in (path for package in packages for path in package.glob("*.*")):
         for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
             assert len(line) <= 120, f"{path.name}:{number}"
-
-
-def test_the_stock_package_is_typed() -> None:
-    tool("mypy", "--strict", ROOT / "generated" / "optgen_optim")
 
 
 HYPERS = "".join(f"  {name}: {{default: 0.5}}\n" for name in NAMES if name not in ("value", "x_at"))

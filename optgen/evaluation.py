@@ -32,6 +32,7 @@ from optgen.runtime.dimensions import kind_dims, matrix_sizes, shape_of, spread_
 from optgen.runtime.matrix_math import MATRIX_FUNCTIONS
 from optgen.runtime.states.philox import Draw
 from optgen.runtime.states.store import in_equations
+from optgen.spec.given import given_states
 
 Values = dict[str, Any]
 
@@ -114,7 +115,7 @@ class Reference:
             params: Parameters of one group.
             grads: Their gradients; None for a parameter that is not in this step.
             state: What the step before has left; None before the first one.
-            inputs: Inputs of this step by name, such as `grad_scale`.
+            inputs: Inputs of this step by name, such as `grad_scale`; those of parameters for each of them, or None.
 
         Returns:
             The new parameters in float64, and the new state.
@@ -144,9 +145,10 @@ class Reference:
         state: State | None,
         inputs: Mapping[str, Any],
     ) -> _Run:
+        own = given_states(self.rule.states)
         for name in inputs:
-            if name not in self.rule.given:
-                raise TypeError(f"{self.name} has no input `{name}`; its inputs: {', '.join(self.rule.given)}")
+            if name not in self.rule.given and name not in own:
+                raise TypeError(f"{self.name} has no input `{name}`; its inputs: {', '.join((*self.rule.given, *own))}")
         if self.rule.reads_gradients(block) and len(grads) != len(params):
             raise ValueError(f"{len(params)} parameters have {len(grads)} gradients")
         return _Run(self, block, params, grads or [None] * len(params), state, inputs)
@@ -211,6 +213,9 @@ class _Run:
         state = state if state is not None else State(tuple({} for _ in params), {})
         self.group = {**self._initial_group(), **state.group}
         self.states = [dict(each) for each in state.params]
+        for name in given_states(self.rule.states).keys() & inputs.keys():
+            for own, numbers in zip(self.states, inputs[name], strict=True):
+                own |= {} if numbers is None else {name: torch.as_tensor(numbers, dtype=torch.float64)}
         self.guards = {i: self._guards(i) for i in self.members}
         for i in self.members:
             self._begin(i)

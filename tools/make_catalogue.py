@@ -20,6 +20,7 @@ from optgen.diagnostics import Reporter  # noqa: E402
 from optgen.explanation import ClassInfo  # noqa: E402
 from optgen.ir.rule import WholeRule  # noqa: E402
 from optgen.page.equations import resolved  # noqa: E402
+from optgen.spec.given import given_states  # noqa: E402
 from optgen.spec.loader import load_specs  # noqa: E402
 from optgen.spec.model import Hyperparameter, Option, Shared  # noqa: E402
 from optgen.spec.ranges import parse_range  # noqa: E402
@@ -217,6 +218,8 @@ def family_section(classes: Sequence[ClassInfo], bits: Sequence[int]) -> Iterato
         yield settings_table(own)
     for name, item in rule.spec.inputs.items():
         yield f"Attribute `{name}`, set for one step: {item.doc.raw}\n"
+    for name in given_states(rule.states):
+        yield f"Numbers of parameters for their next step, `give({name}={{parameter: numbers}})`: the state `{name}`.\n"
     for name, method in rule.spec.methods.items():
         yield f"Method `{name}()`: {method.doc.raw}\n"
     refused = [*rule.spec.refusals]

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from .lion import Lion, Lion8bit, Lion32bit, PagedLion, PagedLion8bit, PagedLion32bit
     from .mars import MARS, MARS8bit
     from .muon import Muon, Muon4bit, Muon8bit
+    from .muonclip import MuonClip, MuonClip4bit, MuonClip8bit
     from .nadam import NAdam
     from .normuon import NorMuon, NorMuon4bit, NorMuon8bit
     from .prodigy import Prodigy
@@ -141,6 +142,9 @@ CLASSES = Classes(
         "Muon": "muon",
         "Muon4bit": "muon",
         "Muon8bit": "muon",
+        "MuonClip": "muonclip",
+        "MuonClip4bit": "muonclip",
+        "MuonClip8bit": "muonclip",
         "NAdam": "nadam",
         "NorMuon": "normuon",
         "NorMuon4bit": "normuon",
@@ -309,6 +313,9 @@ __all__ = [
     "Muon",
     "Muon4bit",
     "Muon8bit",
+    "MuonClip",
+    "MuonClip4bit",
+    "MuonClip8bit",
     "NAdam",
     "NorMuon",
     "NorMuon4bit",

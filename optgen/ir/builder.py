@@ -238,7 +238,8 @@ class Builder:
 
     def _may_assign(self, name: str, node: ast.Name) -> bool:
         given = {n: "an option" if n in self.scope.options else "given from outside" for n in self._names()}
-        given |= {n: "a state of the rule" for n, item in self.scope.inputs.items() if item.role == "state"}
+        own = {n: item for n, item in self.scope.inputs.items() if n not in self.scope.of_params}
+        given |= {n: "a state of the rule" for n, item in own.items() if item.role == "state"}
         known = {n: what for n, what in given.items() if n in self.visible}
         return not self._is_wrong(why_not_assigned(name, known, self.writable, self.block, "grad" in given), node)
 

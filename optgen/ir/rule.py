@@ -31,6 +31,7 @@ from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.scope import Scope
 from optgen.prose import Prose
 from optgen.spec.checks import is_offered
+from optgen.spec.given import given_states
 from optgen.spec.loader import LoadedShared, LoadedSpec
 from optgen.spec.messages import message_fields
 from optgen.spec.model import Hyperparameter, Method, Option, RefusalEntry, Shared, Spec, State
@@ -168,6 +169,7 @@ class _RuleBuilder:
             common=self._common(),
             of_stages={one.spec.stage: frozenset(one.spec.states) for one in loaded.stages},
             given=frozenset(self.given),
+            of_params=frozenset(given_states(self.states)),
             parts={name: tuple(h.names) for name, h in self.hypers.items() if h.names} | self.loaded.vectors,
             library=self._library(functions),
             periods=frozenset(name for name, hyper in self.hypers.items() if _counts_steps(hyper)),
@@ -382,7 +384,11 @@ class _RuleBuilder:
                 Stage(self.shared.text("blocks", "update"), "update"),
                 Stage(self.loaded.text("blocks", "apply")),
             ]
-        return self._block([*stages, *put_on(self.loaded, "apply")], dict(self.scope.inputs))
+        block = self._block([*stages, *put_on(self.loaded, "apply")], dict(self.scope.inputs))
+        taken = {name: Const(number) for name, number in given_states(self.states).items()}
+        outputs = {**block.program.outputs, **taken}
+        writes = {**block.program.writes, **dict.fromkeys(taken, TRUE)}
+        return replace(block, program=replace(block.program, outputs=outputs, writes=writes))
 
     def _method(self, name: str, method: Method) -> Block:
         """A method's block; what stages before it would keep for later steps is not kept."""
@@ -399,7 +405,8 @@ class _RuleBuilder:
     def _block(self, stages: list[Stage], inputs: dict[str, Input]) -> Block:
         scope = replace(self.scope, inputs=inputs, given=self.scope.given & inputs.keys())
         builder = Builder(scope, self.reporter)
-        writable = [name for name, item in inputs.items() if item.role in ("param", "state")]
+        own = {name: item for name, item in inputs.items() if name not in scope.of_params}
+        writable = [name for name, item in own.items() if item.role in ("param", "state")]
         program = builder.build(stages, writable)
         active = builder.final["active"].expr
         recorded = scope.guards.formula("option", RECORDED, "true") if scope.can_record and builder.exchanged else FALSE

@@ -29,6 +29,7 @@ class Scope:
         hypers: Names of the hyperparameters; True where optional.
         inputs: Values that exist before the step.
         given: Names of the inputs that are set on the optimizer for a step.
+        of_params: Names of the inputs that are given for parameters.
         parts: Of the hyperparameters that are several numbers, the names of those.
         common: The names among these that shared stages may use.
         of_stages: The states of each stage that is put on the rule; its blocks assign no others.
@@ -49,6 +50,7 @@ class Scope:
     common: frozenset[str] = frozenset()
     of_stages: Mapping[str, frozenset[str]] = field(default_factory=dict)
     given: frozenset[str] = frozenset()
+    of_params: frozenset[str] = frozenset()
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     library: Library = field(default_factory=Library)
     periods: frozenset[str] = frozenset()

@@ -16,6 +16,7 @@ from optgen.ir.rule import WholeRule
 from optgen.ir.weights import weight_states
 from optgen.spec.loader import LoadedShared, LoadedSpec
 from optgen.spec.messages import message_fields
+from optgen.spec.model import GivenState
 from optgen.spec.source import SourceText
 
 
@@ -125,7 +126,7 @@ def _check_states(
     live = _live_inputs(rule, weights)
     for name, state in rule.spec.states.items():
         where = loaded.locate_key("states", name)
-        if name not in used:
+        if name not in used or isinstance(state, GivenState):
             continue
         if name not in assigned and not isinstance(state.init, str):
             message = f"`{name}` is read and never assigned: it stays {state.init}"

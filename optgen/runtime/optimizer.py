@@ -29,6 +29,7 @@ from optgen.runtime.settings.storage import check_rounding
 from optgen.runtime.states.step_counts import Count
 from optgen.runtime.states.store import entry_bytes, paged_bytes
 from optgen.runtime.states.stored import CodecRecord
+from optgen.runtime.step import given as given_numbers
 from optgen.runtime.step import last_norm
 from optgen.runtime.step import run as acts
 from optgen.runtime.step.partition import watch_partitions
@@ -141,6 +142,23 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: as `override` does.
         """
         return with_override(self._policy, self.param_groups, param, settings, self.defaults)
+
+    def give(self, **inputs: Mapping[Tensor, Any]) -> None:
+        """Give numbers of parameters to their next step, as `give(max_logits={attention.q.weight: logits})`.
+
+        They are kept with the states until the parameter's next step takes them; those that are given later replace
+        them. `help` of a class lists what its rule takes. Of a parameter that is divided among processes each gives
+        all numbers, the same.
+
+        Args:
+            inputs: By the name of an input: for each parameter a tensor, or one number.
+
+        Raises:
+            TypeError: for an input that the rule has not, and what are no numbers by parameter.
+            ValueError: for a parameter that is not in this optimizer, and a tensor of another shape.
+                Nothing is taken then.
+        """
+        given_numbers.store(self, given_numbers.checked(self, inputs))
 
     # A step
 

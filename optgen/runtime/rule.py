@@ -87,6 +87,7 @@ class State:
         reads_elements: Whether that function reads the parameter or its gradient.
         reduced: Whether it reduces them.
         draws: Whether it draws random numbers.
+        given: Documentation of what `Optimizer.give` takes for it; after a step it is `init` again.
     """
 
     name: str
@@ -101,6 +102,7 @@ class State:
     reduced: bool = False
     draws: bool = False
     dims: tuple[str, ...] = ()
+    given: str = ""
 
     def shape(self, shape: torch.Size, settings: Settings, here: bool = True) -> torch.Size:
         """The shape of a state that has codecs, of a parameter of this shape.
@@ -298,6 +300,11 @@ class Rule:
     def tensor_states(self) -> tuple[State, ...]:
         """States of a parameter with fewer numbers than elements."""
         return tuple(s for s in self.states.values() if s.kind not in ("element", "shaped", "group", "global"))
+
+    @cached_property
+    def given_states(self) -> Mapping[str, State]:
+        """States that are given for a step, by name."""
+        return {name: state for name, state in self.states.items() if state.given}
 
     @cached_property
     def shared_states(self) -> tuple[State, ...]:

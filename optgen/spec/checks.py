@@ -23,6 +23,9 @@ def check_shared(shared: Shared, document: Document, reporter: Reporter) -> None
     checker = _Checker(document, reporter)
     checker.declarations(shared.hyperparameters, shared.options, shared.storage, shared.states)
     checker.inputs(shared.inputs)
+    for name in (name for name, given in shared.inputs.items() if given.shape is not None):
+        message = f"`{name}` is an input of parameters, which a rule or a stage declares for itself"
+        checker.value("shape", message, ("inputs", name, "shape"), "declare it there")
     parts = {part for hyper in shared.hyperparameters.values() for part in hyper.names}
     names = {*shared.hyperparameters, *shared.options, *shared.storage, *parts, TARGET}
     for index, refused in enumerate(shared.refusals):
@@ -209,6 +212,9 @@ class _Checker:
                 self.error("reserved-name", message, path, "an input is set as an attribute; use another name")
             else:
                 self.declare(name, path, path)
+            if inputs[name].shape is None and "default" in inputs[name].model_fields_set:
+                message = f"`{name}` is one number for all, which is not there where it is not set"
+                self.value("default", message, (*path, "default"), "remove `default`, or give the input a `shape`")
 
     def option(self, name: str, option: Option, path: tuple[Key, ...]) -> None:
         if option.choices is None:

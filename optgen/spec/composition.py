@@ -17,6 +17,7 @@ from optgen.diagnostics import Reporter, suggest
 from optgen.errors import UserError
 from optgen.prose import Prose
 from optgen.spec.checks import check_rule
+from optgen.spec.given import with_given
 from optgen.spec.loader import (
     FUNCTIONS,
     VOCABULARY,
@@ -106,7 +107,7 @@ def _load_stage(path: Path, words: Words, reporter: Reporter) -> LoadedStage | N
     if not any((spec.blocks.grad.strip(), spec.blocks.update.strip(), spec.blocks.apply.strip())):
         message = f"the stage `{spec.stage}` has no equations"
         reporter.error("no-effect", message, document.locate_key("blocks"), "write `grad:`, `update:` or `apply:`")
-    document, spec, vectors = with_vectors(document, spec, reporter)
+    document, spec, vectors = with_vectors(*with_given(document, spec, reporter), reporter)
     beside = path.parent / FUNCTIONS
     functions = load_functions(beside, reporter) if beside.is_file() else []
     own = [document.text("functions")] if spec.functions else []

@@ -15,6 +15,7 @@ from optgen import paths as stock
 from optgen.diagnostics import Location, Reporter, SpecError
 from optgen.spec.checks import check_rule, check_shared
 from optgen.spec.classes import ClassChecker, Declared, classes_of
+from optgen.spec.given import with_given
 from optgen.spec.model import (
     ClassEntry,
     ClassRow,
@@ -312,7 +313,7 @@ def _load_spec(
         message = f"the rule `{spec.name}` is in a file called `{path.name}`"
         help_text = f"call the file `{spec.name}.yaml`"
         reporter.warning("file-name", message, document.locate("name"), help_text)
-    document, spec, vectors = with_vectors(document, spec, reporter)
+    document, spec, vectors = with_vectors(*with_given(document, spec, reporter), reporter)
     check_rule(spec, shared.shared if shared else Shared(), document, reporter)
     return LoadedSpec(document, spec, vectors, spec.name)
 

@@ -21,6 +21,7 @@ Number = int | float
 Shape = Literal[
     "param", "row", "col", "matrix", "channel", "last", "last2", "last3", "last4", "tensor", "group", "global"
 ]  # fmt: skip
+InputShape = Literal["row", "col", "matrix", "channel", "last", "last2", "last3", "last4", "tensor"]
 Dimensions = Annotated[list[Name | Literal[1]], Field(min_length=2, max_length=2)]
 """The two dimensions of a matrix: rows, cols, long, short, 1, or an integer hyperparameter."""
 Needs = Literal["update", "codec", "quantized", "matrix"] | dict[Name, int | str]
@@ -130,9 +131,15 @@ class Input(SpecModel):
     """A number that is set on the optimizer for a step, as `opt.grad_scale = scale`, and is no argument of a class.
 
     It is one number for all param groups. Steps for which it is not set run kernels without what it decides. A text
-    alone is short for its `doc`.
+    alone is short for its `doc`. With `shape` there are numbers of each parameter, as `opt.give(name={param: numbers})`
+    takes them.
     """
 
+    shape: InputShape | None = Field(
+        default=None,
+        description="Numbers of each parameter, one for each row, matrix, ..., in place of one number for all.",
+    )
+    default: Number = Field(default=0, description="With `shape`: the numbers of a parameter that none are given for.")
     doc: Prose = _left_out("A description, with the code that sets it.")
 
     @classmethod
@@ -199,6 +206,10 @@ class State(SpecModel):
         if not self.has_codecs or self.stored_as is not None:
             return frozenset({"fp32"})
         return frozenset(self.codecs or CODECS)
+
+
+class GivenState(State):
+    """An input of parameters: kept with a parameter until a step takes it, after which it is `init` again."""
 
 
 class RefusalEntry(SpecModel):

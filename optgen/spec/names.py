@@ -38,7 +38,7 @@ OF_STATES = RESERVED - {*CALLED, "super"}
 ATTRIBUTES = frozenset(
     (
         "OptimizerPostHook", "OptimizerPreHook", "add_param_group", "bits", "bitsandbytes_state_dict", "check_override",
-        "defaults", "engines", "fixed", "found_inf", "given_bits", "load_state_dict",
+        "defaults", "engines", "fixed", "found_inf", "give", "given_bits", "load_state_dict",
         "override", "paged_bytes", "param_groups", "profile_hook_step", "refusals",
         "register_load_state_dict_post_hook", "register_load_state_dict_pre_hook", "register_state_dict_post_hook",
         "register_state_dict_pre_hook", "register_step_post_hook", "register_step_pre_hook", "rule", "state",

@@ -10,7 +10,7 @@ from support.compiling import ROOT, compiled, refusal, write_spec
 from optgen.compiler import check_specs
 from optgen.diagnostics import Reporter, SpecError
 from optgen.ir.formula import atom
-from optgen.ir.nodes import Kind, Select
+from optgen.ir.nodes import Const, Kind, Select
 
 SPEC = """\
 name: probe
@@ -87,6 +87,75 @@ def test_refused(name: str, tmp_path: Path) -> None:
     said = refusal(tmp_path, text)
     assert said.startswith(f"error[{error}]: ")
     assert message in said
+
+
+OF_PARAMETERS = """\
+name: probe
+ndim: 2
+inputs:
+  logits: {shape: row, doc: A number of each row.}
+blocks:
+  step: |
+    STEP
+METHODS"""
+
+
+def of_parameters(step: str, methods: str = "", logits: str = "shape: row,") -> str:
+    text = OF_PARAMETERS.replace("STEP", step).replace("METHODS", methods)
+    return text.replace("shape: row,", logits)
+
+
+def test_an_input_of_parameters_is_a_state_that_a_step_takes(tmp_path: Path) -> None:
+    planned = compiled(tmp_path, of_parameters("param = param - logits * grad"))
+    program = planned.plans["step"].program
+    assert program.inputs["logits"].kind is Kind.ROW
+    assert program.outputs["logits"] == Const(0.0)
+    assert not planned.rule.spec.inputs
+
+
+REFUSED_OF_PARAMETERS = {
+    "assigned": (
+        of_parameters("logits = 1\n    param = param - grad"),
+        "not-assignable",
+        "`logits` is given from outside and cannot be assigned here",
+    ),
+    "of another kind": (
+        of_parameters("param = param - norm(grad, over=matrix) * logits", logits="shape: param,"),
+        "",
+        "row",
+    ),
+    "a default without a shape": (
+        of_parameters("param = param - grad", logits="default: 3,"),
+        "default",
+        "`logits` is one number for all, which is not there where it is not set",
+    ),
+    "a state too": (
+        of_parameters("param = param - logits * grad", methods="states: {logits: {shape: row}}"),
+        "duplicate-name",
+        "`logits` is a state and an input",
+    ),
+    "a default that is not finite": (
+        of_parameters("param = param - logits * grad", logits="shape: row, default: 1e999,"),
+        "",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_OF_PARAMETERS)
+def test_refused_of_parameters(name: str, tmp_path: Path) -> None:
+    text, error, message = REFUSED_OF_PARAMETERS[name]
+    said = refusal(tmp_path, text)
+    assert error in said
+    assert message in said
+
+
+def test_an_input_of_parameters_is_a_rule_s_own(tmp_path: Path) -> None:
+    shared = (ROOT / "specs" / "shared.yaml").read_text(encoding="utf-8")
+    (tmp_path / "shared.yaml").write_text(shared.replace("inputs:\n", "inputs:\n  seen: {shape: row}\n"))
+    path = write_spec(tmp_path, "name: plain\nblocks:\n  step: param = param - grad\n")
+    with pytest.raises(SpecError, match="`seen` is an input of parameters, which a rule or a stage declares"):
+        check_specs([path], Reporter())
 
 
 def test_a_shared_input_that_no_stage_reads_is_refused(tmp_path: Path) -> None:

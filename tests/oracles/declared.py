@@ -54,6 +54,9 @@ def read_spec(path: Path) -> dict[str, Any]:
         spec["inputs"][name] = {"doc": text} if isinstance(text, str) else text
     states = spec.get("states") or {}
     spec["states"] = {n: x if isinstance(x, dict) else words["states"].get(n, {}) for n, x in states.items()}
+    for name, data in (spec.get("inputs") or {}).items():
+        if "shape" in data:
+            spec["states"][name] = {"shape": data["shape"], "init": data.get("default", 0), "given": True}
     return spec
 
 
@@ -134,6 +137,7 @@ class State:
     window: int | None
     codecs: tuple[str, ...] | None
     stored_as: str | None = None
+    given: bool = False
 
     def takes(self, codec: str) -> bool:
         """Check whether the state can be stored in a codec."""
@@ -162,6 +166,7 @@ def _state(name: str, data: Mapping[str, Any] | None) -> State:
         window=data.get("window"),
         codecs=tuple(data["codecs"]) if data.get("codecs") else None,
         stored_as=data.get("stored_as"),
+        given=data.get("given", False),
     )
 
 
@@ -416,7 +421,7 @@ def whole_rule(
         hypers={name: _hyper(name, data) for name, data in every_hyper.items()},
         options={name: _choice(name, data) for name, data in every_option.items()},
         storage={name: _setting(name, data) for name, data in _offered(shared.get("storage"), {}, has).items()},
-        inputs=(*(spec.get("inputs") or {}), *(shared.get("inputs") or {})),
+        inputs=(*(n for n, x in (spec.get("inputs") or {}).items() if "shape" not in x), *(shared.get("inputs") or {})),
         states={name: _state(name, data) for name, data in states.items()},
         refusals=(
             *(_refusal(rule) for rule in spec.get("refusals") or ()),

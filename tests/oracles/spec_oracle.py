@@ -364,6 +364,13 @@ class SpecOracle:
                 self.steps[i] += 1
                 self._settle(i, grad)
             self._run(self.rule.stages, {i: {"grad": grad} for i, grad in given.items()})
+            for i in given:  # a step has taken what was given for it
+                for state in filter(lambda state: state.given, self.rule.states.values()):
+                    self.state_balls[i][state.name] = Ball(np.full(self._shape(i, state), float(state.init)))
+
+    def give(self, index: int, name: str, numbers: Any) -> None:
+        """Numbers of a parameter for its next step."""
+        self.state_balls[index][name] = Ball(array(numbers))
 
     def call(self, name: str, grads: Sequence[Any] = ()) -> None:
         """Run a method: on parameters that have states, and on the group; or on those with a gradient that it reads."""

@@ -96,6 +96,7 @@ MUON: dict[str, Any] = {  # torch 2.13
 }
 NORMUON: dict[str, Any] = {"lr": 0.02, "weight_decay": 0, "momentum": 0.95, "beta2": 0.95}  # its reference
 ADAMUON: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.1, "momentum": 0.95, "beta2": 0.95}
+MUONCLIP: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.1, "momentum": 0.95}
 _PROJECTED: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.0}
 GALORE = _PROJECTED  # galore_torch 1.0, whose groups have what its projection needs
 GALORE_8BIT: dict[str, Any] = {**_PROJECTED, "eps": 1e-8, "weight_decay": 1e-2}
@@ -157,6 +158,7 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     **{f"Muon{suffix}": MUON for suffix in ("", "8bit", "4bit")},
     **{f"NorMuon{suffix}": NORMUON for suffix in ("", "8bit", "4bit")},
     **{f"AdaMuon{suffix}": ADAMUON for suffix in ("", "8bit", "4bit")},
+    **{f"MuonClip{suffix}": MUONCLIP for suffix in ("", "8bit", "4bit")},
     "GaLoreAdamW": GALORE,
     "GaLoreAdamW8bit": GALORE_8BIT,
     "GaLoreAdafactor": GALORE_ADAFACTOR,

@@ -23,6 +23,7 @@ class Documented(Protocol):
 
 
 WIDTH = 112
+GIVEN = "For parameters' next step, by `give`."
 INPUT = "Set for one step, and not there otherwise."
 RAISES = """\
 Raises:
@@ -48,6 +49,7 @@ class Documentation:
         own = inspect.cleandoc(self.cls.__init__.__doc__ or "").partition("Args:\n")[2]
         arguments = "\n".join(["Args:", *filter(None, [own]), *self._shared_arguments()])
         inputs = [_filled(f"{name}: {INPUT} {doc}") for name, doc in self.cls.rule.inputs.items()]
+        inputs += [_filled(f"{name}: {GIVEN} {state.given}") for name, state in self.cls.rule.given_states.items()]
         attributes = "\n".join(["Attributes:", *inputs]) if inputs else ""
         parts = (self.title, self.about, self._source(), arguments, attributes, RAISES)
         return "\n\n".join(part for part in parts if part)

@@ -25,6 +25,7 @@ from optgen.runtime.settings.param_groups import unnamed
 from optgen.runtime.settings.validation import check_alike
 from optgen.runtime.several.entries import KEY, Entry, Find, grouped, read_group
 from optgen.runtime.several.states import States
+from optgen.runtime.step import given as given_numbers
 from optgen.runtime.step import run as acts
 from optgen.runtime.step.last_norm import OPTION
 
@@ -111,6 +112,22 @@ class CombinedOptimizer(torch.optim.Optimizer):
                 return
         shape = tuple(param.shape) if isinstance(param, Tensor) else param
         raise ValueError(f"{self._name}.override: this parameter (shape {shape}) is not in the optimizer")
+
+    def give(self, **inputs: Mapping[Tensor, Any]) -> None:
+        """Give numbers of parameters to their next step, as the classes of their rules do.
+
+        Raises:
+            TypeError, ValueError: as theirs, and for a parameter that is not in this optimizer. Nothing is taken then.
+        """
+        parts = self._current()
+        owner = {id(p): part for part in parts for group in part.param_groups for p in group["params"]}
+        split: dict[Optimizer, dict[str, Any]] = {}
+        for key, numbers in inputs.items():
+            for param, value in numbers.items():
+                split.setdefault(owner.get(id(param), parts[0]), {}).setdefault(key, {})[param] = value
+        checked = [(part, given_numbers.checked(part, own)) for part, own in split.items()]
+        for part, given in checked:
+            given_numbers.store(part, given)
 
     def _check_apart(self, new: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]]) -> None:
         """Raise for a parameter that two groups have."""

@@ -26,7 +26,7 @@ DRAWN = {"apollo", "dion"}
 
 # What an engine leaves no way to compute: rows and columns of flat shards; sums over all parameters, or positions.
 REFUSED = {
-    "fsdp1": {"adafactor", "muon", "normuon", "adamuon"} | STEPS_ON_MATRICES,
+    "fsdp1": {"adafactor", "muon", "normuon", "adamuon", "muonclip"} | STEPS_ON_MATRICES,
     "zero": {"prodigy", "grokadamw"},
 }
 

@@ -331,6 +331,25 @@ def blocks_cut_by_rows(world: World) -> None:
         equal([whole(param)], begin if placement == Shard(0) else train_plain(make, begin, grads))
 
 
+def given(world: World) -> None:
+    """Numbers of heads are given whole, for parameters of which a process has a part: it takes its own."""
+    mesh, shapes = world.mesh(), [(12, 7), (9, 10), (8, 6)]
+    begin, grads = starts(shapes), gradients(shapes, STEPS)
+    plain = [torch.nn.Parameter(value.clone()) for value in begin]
+    placed = zip(begin, ([Shard(0)], [Shard(1)], [Shard(0)]), strict=True)
+    params = [torch.nn.Parameter(distribute_tensor(value, mesh, placement)) for value, placement in placed]
+    pairs = [(optgen_optim.MuonClip(own, lr=0.01), own) for own in (params, plain)]
+    for number, step in enumerate(grads):
+        for optimizer, own in pairs:
+            logits = {own[0]: 80.0 * torch.arange(1, 5) + number, own[1]: torch.tensor([50.0, 200.0, 300.0])}
+            optimizer.give(max_logits=logits)
+            for param, grad in zip(own, step, strict=True):
+                there = getattr(param, "placements", None)
+                param.grad = grad.clone() if there is None else distribute_tensor(grad, mesh, there)
+            optimizer.step()
+    equal([whole(param) for param in params], plain)
+
+
 def not_finite(world: World) -> None:
     """A matrix of which one process has an Inf stays as it was on all of them, and so do its states."""
     mesh, shapes = world.mesh(), [(6, 5), (4, 7)]
@@ -371,6 +390,7 @@ SCENARIOS: Scenarios = {
         "uneven rows": Scenario(uneven_rows),
         "blocks cut by rows": Scenario(blocks_cut_by_rows),
         "not finite": Scenario(not_finite),
+        "given": Scenario(given),
     },
     4: {
         "taken away": Scenario(taken_away),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optgen.backends.code import Brackets, Code, Labelled, flat, joined, names_in, prefixed
+from optgen.backends.code import Brackets, Code, Labelled, call, flat, joined, names_in, prefixed
 from optgen.backends.layout import python_code
 from optgen.backends.py_printer import PyPrinter, py_number
 from optgen.backends.python_blocks import live_code
@@ -107,7 +107,6 @@ def state_lines(rule: WholeRule, name: str, state: State, indent: int) -> list[s
         parts.append(f"window={item.window}")
     if not item.exists.is_true:
         parts.append(prefixed("exists=", live_code(item.exists)))
-    docs = {"given": state.doc.line() or Prose(name)} if isinstance(state, GivenState) else {}
     init = rule.inits[name]
     if rule.matrices is not None and name in rule.matrices.drawn:
         parts.append("draws=True")
@@ -121,7 +120,9 @@ def state_lines(rule: WholeRule, name: str, state: State, indent: int) -> list[s
             parts.append("draws=True")
     elif init.value != 0.0 and item.window is None:
         parts.append(f"init={py_number(float(init.value))}")
-    return call_lines("State", parts, docs, indent)
+    if isinstance(state, GivenState):
+        return call_lines("State", parts, {"given": state.doc.line() or Prose(name)}, indent)
+    return python_code(call("State", *parts), indent, ",")
 
 
 @dataclass(frozen=True)

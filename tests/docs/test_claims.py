@@ -50,7 +50,7 @@ def test_figures_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "instead"), [("36 rules as", "37 rules as"), ("| `optgen new NAME` |", "| `optgen old NAME` |")]
+    ("there", "instead"), [("37 rules as", "38 rules as"), ("| `optgen new NAME` |", "| `optgen old NAME` |")]
 )
 def test_a_claim_that_is_not_so_is_told(
     there: str, instead: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

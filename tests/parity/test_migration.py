@@ -74,6 +74,8 @@ ELSEWHERE = {  # rows that other tests show: their files, and what they are call
         ),
         ("matrices/test_muon.py", "test_iterations_and_scales"),
     ),
+    "pytorch_optimizer's `MuonClip`: `step(attention_max_logits={name: logits})`, `attention_name` and `qk_clip` in "
+    "groups": ("parity/test_muon_kin.py", "test_clipped_heads_are_those_of_pytorch_optimizer"),
     "Ctrl-C in the middle of a step": (
         "runtime/step/test_interrupts.py",
         "test_a_step_is_finished_wherever_it_is_interrupted",

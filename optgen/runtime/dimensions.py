@@ -6,7 +6,6 @@ them: rows as (..., rows, 1), columns as (..., 1, cols), channels as (channels, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -23,9 +22,9 @@ def matrix_sizes(dims: Sequence[str], shape: Sequence[int], settings: Settings) 
     others are settings, which are no more than the smaller one.
 
     Args:
-        shape: The parameter's; its first dimension counts rows, all others columns.
+        shape: That which the rule sees the parameter in, (..., rows, cols).
     """
-    rows, cols = shape[0], math.prod(shape[1:])
+    rows, cols = shape[-2:]
     known = {"rows": rows, "cols": cols, "long": max(rows, cols), "short": min(rows, cols), "1": 1}
     return tuple(known[dim] if dim in known else min(int(settings[dim]), rows, cols) for dim in dims)
 

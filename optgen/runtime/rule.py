@@ -107,13 +107,15 @@ class State:
     def shape(self, shape: torch.Size, settings: Settings, here: bool = True) -> torch.Size:
         """The shape of a state that has codecs, of a parameter of this shape.
 
+        Of a matrix of its own dimensions there is one for each matrix of the shape that the rule sees the parameter in.
+
         Args:
-            here: Whether a matrix of its own dimensions is kept by this process; if not, it has none of its rows.
+            here: Whether such a matrix is kept by this process; if not, it has nothing of the first dimension.
         """
         if not self.dims:
             return shape
-        rows, cols = matrix_sizes(self.dims, shape, settings)
-        return type(shape)((rows if here else 0, cols))
+        first, *others = (*shape[:-2], *matrix_sizes(self.dims, shape, settings))
+        return type(shape)((first if here else 0, *others))
 
 
 @dataclass(frozen=True)

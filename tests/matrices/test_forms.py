@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import numpy as np
+import optgen_optim
 import pytest
 import torch
 from optgen_optim import Muon, Muon8bit, NorMuon, for_model
@@ -116,6 +117,95 @@ def test_resumes_bit_for_bit(form: str) -> None:
             each.grad = numbers(9, shape)
             made.step()
         assert same(snapshot(opt, [param]), snapshot(other, [twin]))
+
+
+OWN_STEPS: dict[str, dict[str, Any]] = {
+    "GaLoreAdamW": {"rank": 2, "update_proj_gap": 2},
+    "GaLoreAdafactor": {"rank": 2, "update_proj_gap": 2, "beta1": 0.9},
+    "APOLLO": {"rank": 2, "update_proj_gap": 2, "proj": "svd"},
+    "SOAP": {"precondition_frequency": 2},
+    "Shampoo": {"precondition_frequency": 2, "eps": 1e-2},
+}
+
+
+# Matrices of whole cache lines: the last bits of torch's products may depend on where a matrix begins in memory.
+ALIGNED: dict[str, tuple[tuple[int, ...], dict[str, Any], Any]] = {
+    "flatten": ((8, 2, 2, 4), {"matrix_form": "flatten"}, lambda x: [x.reshape(8, 16)]),
+    "batch": ((3, 8, 6), {"matrix_form": "batch"}, lambda x: x.unbind()),
+    "heads": ((12, 16), {"row_blocks": 4}, lambda x: x.split(3)),
+    "heads of experts": ((3, 8, 8), {"matrix_form": "batch", "row_blocks": 2}, lambda x: x.reshape(6, 4, 8).unbind()),
+    "groups of filters": (
+        (8, 2, 2, 4),
+        {"matrix_form": "flatten", "row_blocks": 2},
+        lambda x: x.reshape(2, 4, 16).unbind(),
+    ),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", OWN_STEPS)
+def test_states_of_own_dimensions_are_of_each_matrix(name: str, target: str) -> None:
+    """Bit for bit as parameters of two dimensions: convolutions, stacked experts, heads."""
+    cls, settings = getattr(optgen_optim, name), OWN_STEPS[name]
+    for form, (shape, own, cut) in ALIGNED.items():
+        param, opt = trained(cls, target, shape, **own, **settings)
+        parts = [nn.Parameter(part.clone()) for part in cut(numbers(0, shape))]
+        with ready(target) as chosen:
+            other = cls(parts, target=chosen, **settings)
+            for step in range(STEPS):
+                for part, grad in zip(parts, cut(numbers(step + 1, shape)), strict=True):
+                    part.grad = grad.clone()
+                other.step()
+        for found, part in zip(cut(param.detach()), parts, strict=True):
+            assert torch.equal(found, part), form
+        for state in opt.rule.matrix_states:
+            if state.name in opt.state[param]:
+                whole = opt.state[param][state.name].reshape(len(parts), *other.state[parts[0]][state.name].shape)
+                assert all(torch.equal(w, other.state[p][state.name]) for w, p in zip(whole, parts, strict=True))
+
+
+@pytest.mark.parametrize("name", ["APOLLO", "Dion"])
+def test_random_matrices_of_blocks_are_their_own(name: str) -> None:
+    param, opt = trained(getattr(optgen_optim, name), "torch", EXPERTS, matrix_form="batch", rank=2)
+    first, second, third = opt.state[param]["basis" if name == "APOLLO" else "right"]
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+
+
+@pytest.mark.parametrize("bits", [32, 8, 4])
+@pytest.mark.parametrize("name", [*OWN_STEPS, "Dion"])
+def test_own_dimensions_resume_bit_for_bit(name: str, bits: int) -> None:
+    for form in ("flatten", "heads of experts"):
+        shape, own, _ = FORMS[form]
+        settings = {**own, **OWN_STEPS.get(name, {"rank": 2}), "optim_bits": bits, "min_8bit_size": 0}
+        if bits < 32 and name in ("GaLoreAdafactor",):
+            settings["beta1"] = 0.9
+        cls = getattr(optgen_optim, name)
+        param, opt = trained(cls, "cpu", shape, **settings)
+        twin = nn.Parameter(param.detach().clone())
+        other = cls([twin], target="cpu", **settings)
+        other.load_state_dict(copy.deepcopy(opt.state_dict()))
+        for each, made in ((param, opt), (twin, other)):
+            each.grad = numbers(9, shape)
+            made.step()
+        assert same(snapshot(opt, [param]), snapshot(other, [twin]))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_one_matrix_of_several_that_is_not_finite_is_left_and_named(target: str) -> None:
+    param, opt = trained(optgen_optim.GaLoreAdamW, target, EXPERTS, matrix_form="batch", rank=2)
+    before = param.detach().clone(), {key: value.clone() for key, value in opt.state[param].items()}
+    param.grad = numbers(9, EXPERTS)
+    param.grad[1, 2, 3] = float("nan")
+    with (
+        ready(target),
+        pytest.warns(UserWarning, match=r"matrix 1 of parameter 0 of shape \(3, 10, 6\) was left as it"),
+    ):
+        opt.step()
+    for number in range(3):
+        kept = number == 1
+        assert torch.equal(param[number], before[0][number]) is kept
+        assert torch.equal(opt.state[param]["exp_avg"][number], before[1]["exp_avg"][number]) is kept
 
 
 def test_what_no_setting_makes_a_matrix_is_refused() -> None:

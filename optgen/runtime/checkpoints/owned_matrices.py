@@ -55,7 +55,7 @@ class Kept:
 
 def kept_tensors(place: Place, state: State, stored: Stored) -> list[Kept]:
     """The tensors of a state: its codes, and its scales if there are any."""
-    shape = state.shape(place.param.shape, place.settings)
+    shape = state.shape(place.seen, place.settings)
     codes = Kept(place, state.name, stored.codes, Size(stored.codec.codes_shape(shape)))
     if stored.scales is None:
         return [codes]
@@ -116,7 +116,7 @@ def own_matrix(state: State, place: Place, saved: Mapping[str, Any], said: Seque
         TypeError, ValueError: for what is no such state.
     """
     codes, scales = _whole(saved[state.name]), _whole(saved.get(scale_key(state.name)))
-    found = read_elements(state, state.shape(place.param.shape, place.settings), codes, scales, said, (wanted,))
+    found = read_elements(state, state.shape(place.seen, place.settings), codes, scales, said, (wanted,))
     if place.has_matrices:
         return found
     return Stored(found.codec, *zeros(found.codec, place.state_shape(state), state.signed, found.codes.device))

@@ -48,7 +48,7 @@ class Place(NamedTuple):
         """The shape of a state that has codecs, of which this process has its part; of a matrix all or nothing."""
         if not state.dims:
             return self.own.shape
-        return state.shape(self.param.shape, self.settings, here=self.has_matrices)
+        return state.shape(self.seen, self.settings, here=self.has_matrices)
 
     @property
     def lines(self) -> torch.Size:
@@ -74,7 +74,8 @@ def places_in(optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]]) -> 
         kind = (id(settings), param.shape, None if shard is None else shard.shape)
         if kind not in chosen:
             seen = matrix_form(rule, param.shape, settings)
-            chosen[kind] = choose_codecs(rule, settings, seen if shard is None else shard.shape), seen
+            shape = seen if shard is None or rule.matrix_states else shard.shape
+            chosen[kind] = choose_codecs(rule, settings, shape), seen
         codecs, seen = chosen[kind]
         places.append(Place(key, param, local_tensor(param), shard, codecs, settings, seen, owner))
     return places

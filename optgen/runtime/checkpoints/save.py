@@ -20,6 +20,7 @@ from optgen.runtime.checkpoints.owned_matrices import Kept, divided, kept_tensor
 from optgen.runtime.checkpoints.places import Place, places_in
 from optgen.runtime.checkpoints.shards import saved_form
 from optgen.runtime.core.shards import is_dtensor
+from optgen.runtime.settings.matrix_form import matrix_form
 from optgen.runtime.states.step_counts import with_exact_counts
 from optgen.runtime.states.stored import Stored, first_alike, scale_key, stored_in
 from optgen.runtime.step.last_norm import KEY as LAST_NORM
@@ -55,7 +56,7 @@ def codecs_said(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> dict[str,
     changed: set[str] = set()
     seen: set[tuple[Any, ...]] = set()  # models have many parameters of few shapes
     for own, group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
-        for param, key in zip(own["params"], group["params"], strict=True):
+        for index, (param, key) in enumerate(zip(own["params"], group["params"], strict=True)):
             mine, entry = optimizer.state.get(param, {}), saved["state"].get(key, {})
             record = optimizer._codecs.get(param)
             for state in optimizer._policy.rule.coded_states:
@@ -67,7 +68,9 @@ def codecs_said(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> dict[str,
                     continue
                 seen.add((state.name, param.shape, form, known))
                 try:
-                    shape = state.shape(param.shape, {**optimizer.defaults, **own})
+                    settings = {**optimizer.defaults, **own, **own.get("overrides", {}).get(index, {})}
+                    whole = matrix_form(optimizer._policy.rule, param.shape, settings) if state.dims else param.shape
+                    shape = state.shape(whole, settings)
                     stored = stored_in(state, mine, shape, record)
                 except ValueError:  # which the next step will say
                     changed.add(state.name)

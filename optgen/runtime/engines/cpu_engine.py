@@ -37,8 +37,11 @@ class CpuEngine(KernelEngine):
 
     def __init__(self, name: str, rule: Rule, bucket: Bucket, compiler: Compiler) -> None:
         super().__init__(rule, bucket)
-        # Kernels that could sum rows or columns make room for it, also where nothing asks for the sums.
-        parts = bool(self.row_sums or self.col_sums) and any(member.shard is not None for member in self.members)
+        # Kernels that could sum rows or columns make room for it, also where nothing asks for the sums; those of states
+        # with numbers of them find their own.
+        lines = any(state.kind != "tensor" and state.exists(bucket.flags) for state in rule.tensor_states)
+        lines = lines or bool(self.row_sums or self.col_sums)
+        parts = lines and any(member.shard is not None for member in self.members)
         macros = {**defines(rule, bucket), "OPTGEN_PARTS": "1"} if parts else defines(rule, bucket)
         self.library = shared_library(
             rule.source, macros, compiler, rule.functions, f"compiling {name} for this processor, once"

@@ -1,14 +1,17 @@
 """The step on matrices of a parameter: a function of its module, in torch, that all targets call alike.
 
 The states that are matrices of their own dimensions are decoded for it, and stored again when all of them are there. A
-matrix whose direction or states are not finite, and one of which a decomposition fails, keeps its states and gets NaN
-for its direction: the equations then leave it as it was.
+parameter of several matrices has the step on each of them, one after the other. A matrix whose direction or states are
+not finite, and one of which a decomposition fails, keeps its states and gets NaN for its direction: the equations then
+leave it as it was.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
+from itertools import product
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +30,17 @@ class Stepped(Protocol):
 
     rule: Rule
     member: Member
+
+    @property
+    def states(self) -> Any:
+        """Its states as attributes, decoded when they are asked for."""
+
+    @property
+    def param(self) -> Tensor:
+        """Its elements in float32."""
+
+    def normal_matrix(self, rows: int, cols: int, draw: float, like: Tensor, number: int = 0) -> Tensor:
+        """Random numbers of a matrix of it."""
 
 
 class NotFiniteWarning(UserWarning):
@@ -53,25 +67,85 @@ def read_matrix(rule: Rule, member: Member, name: str) -> Tensor:
     return decode(codec, member.entry[name], scales, state.signed, member.state_shape(state))
 
 
-def run(view: Stepped, grad: Tensor) -> Tensor:
-    """Run the step on a matrix: store its states, and return its direction.
+class OneMatrix:
+    """One of several matrices of a parameter, as the function of its step sees a parameter.
 
     Args:
-        grad: The gradient that the step takes, in float32.
+        place: Its place among the others.
+        number: The same, counted.
     """
+
+    def __init__(self, view: Stepped, place: tuple[int, ...], number: int) -> None:
+        self._view, self._place, self._number = view, place, number
+        self.states = _Places(view.states, place)
+
+    def __getattr__(self, name: str) -> Any:
+        """What all matrices of the parameter have."""
+        return getattr(self._view, name)
+
+    @property
+    def param(self) -> Tensor:
+        """Its elements in float32."""
+        return self._view.param[self._place]
+
+    def normal_matrix(self, rows: int, cols: int, draw: float, like: Tensor) -> Tensor:
+        """Random numbers of it, which are its own."""
+        return self._view.normal_matrix(rows, cols, draw, like, self._number)
+
+
+class _Places:
+    """Of every state of a parameter that of one matrix, in memory of its own: bits of products depend on addresses."""
+
+    def __init__(self, states: Any, place: tuple[int, ...]) -> None:
+        self._states, self._place = states, place
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._states, name)
+        value = value[self._place].clone() if isinstance(value, Tensor) else value
+        setattr(self, name, value)
+        return value
+
+
+def run(view: Stepped, grad: Tensor) -> Tensor:
+    """Run the step on each matrix of a parameter: store their states, and return their directions.
+
+    Args:
+        grad: The gradient that the step takes, in float32, (..., rows, cols).
+    """
+    if grad.dim() == 2:
+        results, update = _stepped(view, view, grad), torch.full_like(grad, math.nan)
+        if results:
+            update = results.pop("update")
+        _store(view, results)
+        return update
+    updates, new = torch.full_like(grad, math.nan), dict[str, Tensor]()
+    for number, place in enumerate(product(*map(range, grad.shape[:-2]))):
+        results = _stepped(view, OneMatrix(view, place, number), grad[place].clone(), place)
+        if results:
+            updates[place] = results.pop("update")
+        for name, value in results.items():
+            new.setdefault(name, getattr(view.states, name).clone())[place] = value
+    _store(view, new)
+    return updates
+
+
+def _stepped(view: Stepped, matrix: Any, grad: Tensor, place: tuple[int, ...] = ()) -> dict[str, Tensor]:
+    """The direction of a matrix, `update`, and its new states; nothing where these are not finite."""
     why = "its gradient, or what follows from it, is not finite"
     try:
-        results = view.rule.torch_functions.matrices(view, grad)
+        results: dict[str, Tensor] = view.rule.torch_functions.matrices(matrix, grad) if _is_finite(grad) else {}
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         results, why = {}, str(error)
-    if not results or not all(_is_finite(value) for value in results.values()):
-        _warn(view, why)
-        return torch.full_like(grad, math.nan)
-    update: Tensor = results.pop("update")
+    if results and all(_is_finite(value) for value in results.values()):
+        return results
+    _warn(view, why, place)
+    return {}
+
+
+def _store(view: Stepped, results: Mapping[str, Tensor]) -> None:
     stored = [pair for name, value in results.items() for pair in _encoded(view, name, value)]
     for target, value in stored:
         target.copy_(value)
-    return update
 
 
 def _is_finite(value: Any) -> bool:
@@ -94,9 +168,10 @@ def _encoded(view: Stepped, name: str, value: Tensor) -> list[tuple[Tensor, Tens
     return pairs if scales is None else [*pairs, (member.entry[scale_key(name)], scales)]
 
 
-def _warn(view: Stepped, why: str) -> None:
+def _warn(view: Stepped, why: str, place: tuple[int, ...]) -> None:
     member = view.member
     names = member.settings.get("param_names") or ()
     name = f" {names[member.index]!r}" if member.index < len(names) else ""
-    what = f"parameter {member.number}{name} of shape {tuple(member.shape)} was left as it was in this step"
+    of = f"matrix {', '.join(map(str, place))} of " if place else ""
+    what = f"{of}parameter {member.number}{name} of shape {tuple(member.shape)} was left as it was in this step"
     warnings.warn(f"{view.rule.name}: {what}: {why}", NotFiniteWarning, stacklevel=2)

@@ -25,7 +25,7 @@ def run_own_steps(
     """Run the step on the matrix of each parameter.
 
     Args:
-        matrices: What the steps take, in the shapes of the whole parameters, to be replaced by their directions.
+        matrices: What the steps take, the elements of whole parameters, to be replaced by their directions.
         params: The whole parameters in float32, where processes have parts of them and a step reads them.
     """
     numbers = [x for m in members for x in (m.entry["step"].double(), m.count) if x is not None]
@@ -36,5 +36,5 @@ def run_own_steps(
         view.settings_now = matrix_stage.SettingsNow(rule, values.rows[member.row])
         view.states = States(rule, member)
         if param is not None:
-            view.param = param
-        x.copy_(matrix_stage.run(view, x))
+            view.param = param.view(member.shape)
+        x.copy_(matrix_stage.run(view, x.view(member.shape)).view(x.shape))

@@ -101,8 +101,7 @@ class View:
     @cached_property
     def param(self) -> Tensor:
         """The parameter in float32; one without dimensions has one here."""
-        member = self.member
-        codec = PARAMETER_CODECS[member.rounding]
+        member, codec = self.member, PARAMETER_CODECS[self.member.rounding]
         return _seen(member, decode_parameter(codec, member.param.detach(), member.entry.get(COMPENSATION)))
 
     def rounded(self, x: Tensor) -> Tensor:
@@ -154,11 +153,12 @@ class View:
 
     def from_tall(self, x: Tensor) -> Tensor:
         """A matrix as the parameter lies, of one that has no more columns than rows."""
-        return x if self.member.shape[0] >= self.member.shape[1] else x.mT
+        return x if self.rows >= self.cols else x.mT
 
-    def normal_matrix(self, rows: int, cols: int, draw: float, like: Tensor) -> Tensor:
-        """Normal numbers that follow from the seed, the parameter and the number of the draw."""
-        source = Draw(int(self.member.settings.get("seed", 0)), self.member.number)
+    def normal_matrix(self, rows: int, cols: int, draw: float, like: Tensor, number: int = 0) -> Tensor:
+        """Normal numbers that follow from the seed, the parameter, the number of its matrix and that of the draw."""
+        elements = torch.arange(rows * cols, dtype=torch.int64, device=like.device) + number * rows * cols
+        source = Draw(int(self.member.settings.get("seed", 0)), self.member.number, elements=elements)
         return source.normal_in(whole_steps(draw), rows * cols, like.device).view(rows, cols)
 
     def own_rows(self, x: Tensor) -> Tensor:

@@ -26,8 +26,6 @@ def why_no_matrix(rule: Rule, shape: torch.Size, settings: Settings) -> str:
             "which is no matrix: give it to another optimizer, as AdamW; for_model(model, ...) of this package gives "
             "hidden matrices to one rule and all others to another"
         )
-    if rule.matrix_states and (rank > 2 or blocks > 1):
-        return "and its states have matrices of two dimensions alone: give it to another optimizer, as AdamW"
     if rank > 2 and kind is None:
         return (
             "of which no setting says what its matrices are: matrix_form='flatten' takes the first dimension by all "

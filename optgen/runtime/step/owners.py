@@ -73,7 +73,8 @@ def _owned(
             if shard.placed is None:
                 continue
             shard = form_of_part(name, rule, shard, settings)
-            if not any(map(shard.cuts_lines, shard.divisions)):
+            # Matrices of a rule's own dimensions are kept together, by one process.
+            if not (shard.divisions if rule.matrix_states else any(map(shard.cuts_lines, shard.divisions))):
                 continue
         form = matrix_form(rule, param.shape, settings)
         yield float(form.numel()) * min(form[-2:]), param, shard

@@ -331,6 +331,46 @@ def blocks_cut_by_rows(world: World) -> None:
         equal([whole(param)], begin if placement == Shard(0) else train_plain(make, begin, grads))
 
 
+FORMS: list[tuple[tuple[int, ...], dict[str, Any], list[Any]]] = [
+    ((6, 2, 3, 2), {"matrix_form": "flatten"}, [Shard(0)]),
+    ((4, 5, 6), {"matrix_form": "batch"}, [Shard(0)]),
+    ((3, 6, 5), {"matrix_form": "batch"}, [Shard(1)]),
+    ((12, 7), {"row_blocks": 2}, [Shard(0)]),
+    ((12, 5), {"row_blocks": 3}, [Shard(1)]),
+]
+
+
+def forms(world: World, name: str, settings: dict[str, Any]) -> None:
+    """Convolutions, stacked experts and heads, whole at their owner; a checkpoint goes on as they do."""
+    mesh, shapes = world.mesh(), [shape for shape, _, _ in FORMS]
+    begin, grads = starts(shapes), gradients(shapes, STEPS)
+
+    def made(own: list[Any]) -> Any:
+        groups = [{"params": [param], **form} for param, (_, form, _) in zip(own, FORMS, strict=True)]
+        return getattr(optgen_optim, name)(groups, **settings)
+
+    def placed(values: list[torch.Tensor]) -> list[Any]:
+        pairs = zip(values, FORMS, strict=True)
+        return [distribute_tensor(value, mesh, placements) for value, (_, _, placements) in pairs]
+
+    plain = [torch.nn.Parameter(value.clone()) for value in begin]
+    params = [torch.nn.Parameter(value) for value in placed(begin)]
+    pairs = [(made(plain), plain), (made(params), params)]
+    for number, step in enumerate(grads):
+        if number == STEPS - 1:
+            again = [torch.nn.Parameter(param.detach().clone()) for param in params]
+            other = made(again)
+            other.load_state_dict(pairs[1][0].state_dict())
+            pairs.append((other, again))
+        for optimizer, own in pairs:
+            for param, grad in zip(own, step if own is plain else placed(step), strict=True):
+                param.grad = grad.clone()
+            optimizer.step()
+    check_kept_once(world, pairs[1][0], params)
+    equal([whole(param) for param in params], plain)
+    equal([whole(param) for param in again], plain)
+
+
 def given(world: World) -> None:
     """Numbers of heads are given whole, for parameters of which a process has a part: it takes its own."""
     mesh, shapes = world.mesh(), [(12, 7), (9, 10), (8, 6)]
@@ -391,6 +431,10 @@ SCENARIOS: Scenarios = {
         "blocks cut by rows": Scenario(blocks_cut_by_rows),
         "not finite": Scenario(not_finite),
         "given": Scenario(given),
+        **{
+            f"forms, {case}": Scenario(partial(forms, name=OWN[case][0], settings=OWN[case][1]))
+            for case in ("galore", "galore, 8 bits", "apollo", "soap", "shampoo", "dion, 4 bits")
+        },
     },
     4: {
         "taken away": Scenario(taken_away),

@@ -25,7 +25,6 @@ from optgen.codecs import (
     plain_codec_of,
 )
 from optgen.emit.environment import render
-from optgen.errors import UserError
 from optgen.ir.dump import text
 from optgen.ir.guards import RECORDED, Guard
 from optgen.ir.nodes import Kind, MatrixCall
@@ -321,12 +320,6 @@ class ClassInfo:
 
     def code(self, target: Target) -> str:
         """Its kernel alone, or its function in plain torch: under its default settings, which leave nothing open."""
-        if target == "torch" and self.whole_rule.matrices is not None:
-            raise UserError(
-                f"the step of {self.name} is on matrices: it is the function `matrices` of "
-                f"{self.whole_rule.name}_torch.py, which `optgen build` writes; --code shows the passes around it with "
-                "--target cpu or cuda"
-            )
         rendering = torch_alone(self.alone) if target == "torch" else c_alone(self.alone, target)
         return render(rendering.template, rendering.context)
 

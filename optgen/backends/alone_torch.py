@@ -7,7 +7,7 @@ results for all of them are added up and handed to the step.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optgen.backends.alone import Alone
 from optgen.backends.assignments import Assignments, Part
@@ -19,6 +19,7 @@ from optgen.backends.py_statements import PyStatements
 from optgen.backends.quoting import docstring, identifier, python_comment
 from optgen.backends.statements import values_in
 from optgen.backends.torch import TorchBlock
+from optgen.backends.torch_matrices import matrix_function
 from optgen.codecs import CODECS, WHOLE_TENSOR, Codec
 from optgen.ir.formula import TRUE
 from optgen.ir.kinds import kind_of
@@ -26,6 +27,7 @@ from optgen.ir.liveness import needed
 from optgen.ir.nodes import Expr, Input, Kind, OfAllElements, Reduce, Ref, refs
 from optgen.passes.rewrite import replaced
 from optgen.passes.scale_tensorwise import scale_name
+from optgen.prose import Prose
 
 RESERVED = frozenset(("state", "torch", "Tensor", "encode", "decode", "_"))
 FACTS = {
@@ -56,7 +58,20 @@ class FunctionText:
 
 
 def torch_alone(alone: Alone) -> Rendering:
-    """The functions of a class: one a block, each after those of its sums over all parameters."""
+    """The functions of a class: one a block, each after those of its sums over all parameters.
+
+    Of a rule whose step is on matrices it is that step, as all targets call it.
+    """
+    stage = alone.rule.matrices
+    if stage is not None:
+        guards = {n: holds for n, holds in alone.guards.items() if alone.rule.guards.guards[n].about != "step"}
+        alone = replace(alone, guards=guards)
+        step = matrix_function(stage.under(alone.guards, alone.rule.guards), alone.rule.guards)
+        text = FunctionText(step.head, docstring(Prose(step.doc)), step.lines, uses_math=True)
+        imports = ["from typing import Any", "", "import torch", "", "from optgen.runtime import torch_math as m",
+                   *import_lines("optgen.runtime.engines.torch_engine", ["Results", "View"])]  # fmt: skip
+        context = {"head": [python_comment(line) for line in alone.head()], "imports": imports, "functions": [text]}
+        return Rendering(alone.name, "alone/functions.py.j2", context)
     functions = []
     for block, plan in alone.plans.items():
         over_all = {reduction: name for name, (_, reduction) in plan.sums.items()}

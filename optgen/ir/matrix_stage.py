@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 from optgen.diagnostics import Reporter, suggest
 from optgen.ir.builder import Builder
-from optgen.ir.formula import TRUE, Formula
-from optgen.ir.nodes import Call, Expr, Input, Kind, Program, Ref, refs, walk
+from optgen.ir.formula import TRUE, Formula, atom
+from optgen.ir.guards import GuardTable
+from optgen.ir.nodes import Call, Expr, Input, Kind, Let, Program, Ref, Select, children, refs, walk, with_operands
 from optgen.ir.parser import Stage, node_location
 from optgen.ir.scope import Scope
 from optgen.ir.shapes import LINES, OF_PARAMETER, OWN, MisfitError, Shape, shape_of, shown, size_name
@@ -42,6 +43,35 @@ class MatrixStage:
     states: Mapping[str, Input]
     shapes: Mapping[str, Shape]
     sizes: tuple[str, ...]
+
+    def under(self, answers: Mapping[str, bool], guards: GuardTable) -> MatrixStage:
+        """The step under settings that answer the guards so; what the number of the step decides stays open."""
+        known = TRUE
+        for name, holds in answers.items():
+            if guards.guards[name].about != "step":
+                known = known & (atom(name) if holds else ~atom(name))
+
+        def chosen(expr: Expr) -> Expr:
+            if not isinstance(expr, Select):
+                return with_operands(expr, [chosen(child) for child in children(expr)]) if children(expr) else expr
+            formula, then, other = expr.formula.given(known), chosen(expr.then), chosen(expr.other)
+            if formula.is_true or formula.is_false:
+                return then if formula.is_true else other
+            return replace(expr, formula=formula, then=then, other=other)
+
+        def settled(let: Let) -> Let:
+            expr, arms = chosen(let.expr), [(arm, arm.formula.given(known)) for arm in let.arms]
+            left = tuple(replace(arm, formula=f) for arm, f in arms if not (f.is_true or f.is_false))
+            joins = let.joins if isinstance(expr, Select) else 0
+            return replace(let, expr=expr, path=let.path.given(known), arms=left, joins=joins)
+
+        program = replace(
+            self.program,
+            lets=tuple(map(settled, self.program.lets)),
+            outputs={name: chosen(value) for name, value in self.program.outputs.items()},
+            writes={name: live.given(known) for name, live in self.program.writes.items()},
+        )
+        return replace(self, program=program)
 
     @property
     def drawn(self) -> frozenset[str]:

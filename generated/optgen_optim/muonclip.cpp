@@ -30,8 +30,9 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
         ? t.pointer<float>(Column::step_orthogonal_matrix_2) + at : nullptr;
     float* const orthogonal_matrix_3_at = reads_orthogonal_matrix_3<pass> || pass == orthogonal_matrix_3_pass
         ? t.pointer<float>(Column::step_orthogonal_matrix_3) + at : nullptr;
-    if constexpr (pass != APPLY && !reads_param<pass> && !reads_momentum_buffer<pass>)
-      grad_tile.prefetch(t.grad, at, n);
+    if constexpr (reads_param<pass> && pass != APPLY && !reads_momentum_buffer<pass>)
+      param_tile.prefetch(t.pointer(PARAM), at, n);
+    if constexpr (reads_grad<pass> && pass != APPLY && !reads_momentum_buffer<pass>) grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<walks_lines<pass>>(t, at, begin, n);
       const float param_factor_here =

@@ -124,7 +124,9 @@ def run(view: Stepped, grad: Tensor) -> Tensor:
         if results:
             updates[place] = results.pop("update")
         for name, value in results.items():
-            new.setdefault(name, getattr(view.states, name).clone())[place] = value
+            if name not in new:
+                new[name] = getattr(view.states, name).clone()
+            new[name][place] = value
     _store(view, new)
     return updates
 

@@ -80,7 +80,7 @@ class OneMatrix:
         self.states = _Places(view.states, place)
 
     def __getattr__(self, name: str) -> Any:
-        """What all matrices of the parameter have."""
+        """Returns an attribute that all matrices of the parameter share."""
         return getattr(self._view, name)
 
     @property

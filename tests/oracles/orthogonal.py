@@ -13,7 +13,7 @@ the most that any of these runs has an element apart from the exact one bounds w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,39 +69,54 @@ def orthogonal(
     """
     near = 2 * U * np.abs(x) if radius is None else np.broadcast_to(radius, x.shape)
     generator = np.random.default_rng(0)
-    exact = _iterated(x, table, safety, eps, None)
-    apart = np.zeros(x.shape)
-    for _ in range(DRAWS):
-        moved = x + near * generator.choice([-1.0, 1.0], x.shape)
-        apart = np.maximum(apart, np.abs(_iterated(moved, table, safety, eps, generator) - exact))
+    exact = _iterated(x, table, safety, eps)
+    runs = [list(_noise(generator, x.shape, len(table))) for _ in range(DRAWS)]
+    noise = map(np.stack, zip(*runs, strict=True))
+    moved = x + near * next(noise)
+    apart = np.abs(_iterated(moved, table, safety, eps, noise) - exact).max(axis=0, initial=0)
     return Bounded(exact, MARGIN * apart if apart.max(initial=0) < LARGEST else np.full(x.shape, np.inf))
 
 
+def _noise(generator: np.random.Generator, shape: tuple[int, ...], steps: int) -> Iterator[Matrix]:
+    """Random numbers of a run, in the order in which it takes them."""
+    product, size = (min(shape), min(shape)), (min(shape), max(shape))
+    yield generator.choice([-1.0, 1.0], shape)
+    yield generator.uniform(-1, 1, shape)
+    for _ in range(steps):
+        yield generator.standard_normal(product)
+        yield generator.standard_normal(product)
+        yield generator.uniform(-1, 1, product)
+        yield generator.uniform(-1, 1, product)
+        yield generator.standard_normal(size)
+        yield generator.uniform(-1, 1, size)
+
+
 def _iterated(
-    x: Matrix, table: Sequence[Coefficients], safety: float, eps: float, draw: np.random.Generator | None
+    x: Matrix, table: Sequence[Coefficients], safety: float, eps: float, noise: Iterator[Matrix] | None = None
 ) -> Matrix:
-    norm = float(np.linalg.norm(x))
-    x = _rounded(x / (max(norm, eps) if safety == 1.0 else safety * norm + eps), draw)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
+    """Steps on a matrix, or on a batch of them with noise for each."""
+    norm = np.linalg.norm(x, axis=(-2, -1), keepdims=True)
+    x = _rounded(x / (np.maximum(norm, eps) if safety == 1.0 else safety * norm + eps), noise)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.swapaxes(-2, -1) if tall else x
     for a, b, c in table:
-        gram = _product(x, x.T, draw)
-        factor = _rounded(b * gram + _rounded(c * _product(gram, gram, draw), draw), draw)
-        x = _rounded(a * x + _product(factor, x, draw), draw)
-    return x.T if tall else x
+        gram = _product(x, x.swapaxes(-2, -1), noise)
+        factor = _rounded(b * gram + _rounded(c * _product(gram, gram, noise), noise), noise)
+        x = _rounded(a * x + _product(factor, x, noise), noise)
+    return x.swapaxes(-2, -1) if tall else x
 
 
-def _product(p: Matrix, q: Matrix, draw: np.random.Generator | None) -> Matrix:
-    if draw is None:
+def _product(p: Matrix, q: Matrix, noise: Iterator[Matrix] | None) -> Matrix:
+    if noise is None:
         return p @ q
     exact = p @ q
     size = np.sqrt(exact**2 + p**2 @ q**2)
-    return exact + U * np.sqrt((p.shape[1] + 1) / 3) * size * draw.standard_normal(exact.shape)
+    return exact + U * np.sqrt((p.shape[-1] + 1) / 3) * size * next(noise)
 
 
-def _rounded(x: Matrix, draw: np.random.Generator | None) -> Matrix:
+def _rounded(x: Matrix, noise: Iterator[Matrix] | None) -> Matrix:
     """Results of two operations."""
-    return x if draw is None else x * (1 + 2 * U * draw.uniform(-1, 1, x.shape))
+    return x if noise is None else x * (1 + 2 * U * next(noise))
 
 
 def first(table: Sequence[Coefficients], steps: float) -> Sequence[Coefficients]:

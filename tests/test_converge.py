@@ -61,7 +61,7 @@ def test_muon_is_below_adamw_at_equal_steps() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["galore", "apollo"])
+@pytest.mark.parametrize("family", ["galore", pytest.param("apollo", marks=pytest.mark.full)])
 def test_projections_are_within_5_percent_of_adamw(family: str) -> None:
     """At a rank of a quarter of the width, in 32 and in 8 bits."""
     require_compiler()

@@ -6,7 +6,8 @@ import logging
 import os
 import re
 import subprocess
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import optgen_optim
@@ -17,6 +18,7 @@ from support.machine import require_compiler
 
 import optgen
 
+Written = Callable[..., str]
 PROGRAM = """
 import torch, optgen_optim
 param = torch.nn.Parameter(torch.ones(300))
@@ -28,18 +30,23 @@ optimizer.load_state_dict(optimizer.state_dict())
 """
 
 
-def written(level: str | None, cache: Path, target: str = "torch", before: str = "") -> str:
-    """Standard error of a short training."""
+@pytest.fixture
+def written(torch_python: str) -> Written:
+    """Standard error of a short training, by level, folder of the cache, target, and what the program does before."""
+    return partial(_written, torch_python)
+
+
+def _written(python: str, level: str | None, cache: Path, target: str = "torch", before: str = "") -> str:
     folders = os.pathsep.join([str(ROOT), str(ROOT / "generated")])
     own = {"PYTHONPATH": folders, "OPTGEN_CACHE_DIR": str(cache)} | ({} if level is None else {"OPTGEN_LOG": level})
     environment = {key: value for key, value in os.environ.items() if key != "OPTGEN_LOG"} | own
-    command = [sys.executable, "-c", before + PROGRAM.format(target=target)]
+    command = [python, "-c", before + PROGRAM.format(target=target)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == ""
     return done.stderr
 
 
-def test_a_level_shows_lines_of_it_and_above(tmp_path: Path) -> None:
+def test_a_level_shows_lines_of_it_and_above(tmp_path: Path, written: Written) -> None:
     require_compiler()
     compiled = r"\S+ \S+ optgen\.runtime\.building\.entries INFO: compiled \S+/sgd\.cpp in \d+\.\d s: \S+\.so"
     first = written("info", tmp_path, "cpu").splitlines()
@@ -51,17 +58,17 @@ def test_a_level_shows_lines_of_it_and_above(tmp_path: Path) -> None:
     assert again.count("SGD: step prepared for parameters in buckets of 1 on cpu") == 1
 
 
-def test_without_the_variable_nothing_is_shown(tmp_path: Path) -> None:
+def test_without_the_variable_nothing_is_shown(tmp_path: Path, written: Written) -> None:
     assert written(None, tmp_path) == written("", tmp_path) == ""
 
 
-def test_a_word_that_is_no_level_is_said(tmp_path: Path) -> None:
+def test_a_word_that_is_no_level_is_said(tmp_path: Path, written: Written) -> None:
     said = written("loud", tmp_path)
     assert said.count("\n") == 1
     assert said.endswith("optgen WARNING: OPTGEN_LOG=loud is no level; there are debug, info, warning, error\n")
 
 
-def test_a_program_that_shows_everything_itself_sees_each_line_once(tmp_path: Path) -> None:
+def test_a_program_that_shows_everything_itself_sees_each_line_once(tmp_path: Path, written: Written) -> None:
     before = "import logging; logging.basicConfig(level=logging.DEBUG)\n"
     for level in (None, "debug"):
         assert written(level, tmp_path, before=before).count("step prepared") == 1

@@ -33,7 +33,7 @@ class Stack(nn.Module):
 
 def page(world: World) -> None:
     """A model is divided and trained, saved, and loaded into another one, which goes on as the first does."""
-    divide, checkpoint, _ = BLOCKS
+    divide, checkpoint = BLOCKS[:2]
     imports, save, load = checkpoint.split("\n\n")
     names: list[dict[str, Any]] = []
     for _ in range(2):

@@ -142,7 +142,7 @@ def check_specs(
 ) -> tuple[PlannedRule, ...]:
     """Load, parse, check and schedule specs, or stages put `onto` some; warnings are left in `reporter`.
 
-    With `of`, the name of a class, other rules than its own are loaded alone, and need no time beyond.
+    With `of`, the name of a class, of all rules only its own is compiled; there is none if no class has the name.
 
     Raises:
         SpecError: all mistakes of all files at once.
@@ -152,10 +152,10 @@ def check_specs(
     functions: dict[str, Function] = {}
     for text in specs.functions:
         functions |= parse_functions(text, functions, reporter)
-    asked = {entry.rule for name, entry in specs.classes.items() if of in (None, name)}
+    asked = specs.rules.keys() if of is None else {one.rule for name, one in specs.classes.items() if name == of}
     rules = []
     for name, loaded in specs.rules.items():
-        if of is not None and name not in asked:
+        if name not in asked:
             continue
         try:
             rule = build_rule(loaded, specs.shared, functions, reporter)

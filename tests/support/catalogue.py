@@ -63,7 +63,7 @@ def rules(table: Mapping[str, Row]) -> dict[str, list[str]]:
 def each_class(names: Iterable[str] | None = None) -> list[ParameterSet]:
     """Names of classes, by default all; marked `full` where an earlier one has the same rule in the same bits.
 
-    The code of such classes is the same; what they call their settings is looked at elsewhere.
+    They are made of the same code, and differ in settings, each of which other tests try.
     """
     seen: set[tuple[str, int]] = set()
     found = []

@@ -66,7 +66,7 @@ RATES: Mapping[str, Training] = {
     "lion": _both(4e-4, 4e-4, longer={"text": 2}),
     "mars": _both(3e-3, 1e-3),
     "muon": _both(2e-2, 1e-2),
-    "muonclip": _both(2e-3, 1e-3),
+    "muonclip": _both(1.6e-2, 6.4e-2),
     "normuon": _both(2e-2, 1e-2),
     "nadam": _both(2e-3, 1e-3),
     "prodigy": _both(0.1, 0.5),

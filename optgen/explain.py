@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from optgen.console import brief, print_table, print_text
-from optgen.explanation import ClassInfo
+from optgen.explanation import SIDE, ClassInfo
 
 SHAPES: tuple[tuple[int, ...], ...] = ((2, 3), (4,))
 """Shapes of the tensors of a trace: a matrix and a vector."""
@@ -49,6 +49,11 @@ def explanation_record(info: ClassInfo) -> dict[str, object]:
         ],
         "visits": [list(visit) for visit in info.visits],
         "visit_bytes_per_parameter": info.visit_traffic,
+        "matrix_functions": [
+            {"function": str(work), "operations": work.operations, "when": when} for work, when in info.matrix_work
+        ],
+        "matrix_operations_per_parameter": info.matrix_operations,
+        "matrix_bytes_per_parameter": info.matrix_traffic,
         "files": list(explanation.files),
     }
 
@@ -81,11 +86,19 @@ def print_explanation(info: ClassInfo) -> None:
         for plan_pass in explanation.passes
     ]
     print_table(("pass", "reads", "writes", "reduces", "B/param"), rows, right=("B/param",))
-    print_text(f"\nmemory: states {brief(info.state_bytes)} bytes a parameter; a step moves {brief(info.traffic)}")
+    print_text(
+        f"\nmemory: states {brief(info.state_bytes)} bytes a parameter; a step moves {brief(info.traffic)}"
+        + (f", and of matrices {brief(info.matrix_traffic)}" if info.matrix_work else "")
+    )
     for first, *_, last in (visit for visit in info.visits if len(visit) > 1):
         print_text(f"on a CPU {first} to {last} are one visit of memory, and a step moves {brief(info.visit_traffic)}")
     for products in info.matrix_functions:
         print_text(f"products of {products}")
+    if info.matrix_work:
+        print_text(f"products of {SIDE} x {SIDE}: {info.matrix_operations:,.0f} operations a parameter\n")
+        functions = [(str(work), work.operations, when or "every step") for work, when in info.matrix_work]
+        print_table(("function of matrices", "operations", "runs"), functions)
+        print_text()
     print_text(_paging(info))
     print_text("\nfiles")
     for path in explanation.files:

@@ -26,12 +26,15 @@ from optgen.codecs import (
 )
 from optgen.emit.environment import render
 from optgen.ir.dump import text
-from optgen.ir.guards import RECORDED, Guard
+from optgen.ir.formula import TRUE
+from optgen.ir.guards import RECORDED, Guard, describe
+from optgen.ir.matrix_stage import MatrixStage
 from optgen.ir.nodes import Kind, MatrixCall
 from optgen.ir.rule import WholeRule
 from optgen.operations import MATRIX_FUNCTIONS
 from optgen.passes.settle import settle
 from optgen.prose import Prose
+from optgen.schedule.matrix_work import MatrixWork, matrix_work
 from optgen.schedule.plan import Plan
 from optgen.schedule.planner import plan
 from optgen.schedule.traffic import Setting, pageable_bytes, pass_bytes, state_bytes, traffic, visit_traffic
@@ -194,17 +197,58 @@ class ClassInfo:
         stage = self.whole_rule.matrices
         if stage is None:
             return 0
-        long, short = max(rows, cols), min(rows, cols)
-        sizes = {"rows": rows, "cols": cols, "long": long, "short": short, "1": 1}
-        sizes |= {name: min(int(str(self._number(name)).removesuffix(".0")), short) for name in stage.sizes}
-        found = 0
+        return sum(self._bytes_of_matrices(stage, rows, cols).values())
+
+    def _bytes_of_matrices(self, stage: MatrixStage, rows: int, cols: int) -> dict[str, int]:
+        """The bytes of each of these states that exists."""
+        sizes, found = self._sizes(stage, rows, cols), {}
         for name, item in stage.states.items():
             if item.exists.holds(self.setting.guards):
                 numel = math.prod(sizes[dimension] for dimension in stage.shapes[name])
                 codec = self.setting.codecs[name]
                 small = codec.scaled and numel < int(str(self._default("min_8bit_size")))
-                found += (CODECS[plain_codec(item.codecs)] if small else codec).state_bytes(numel)
+                found[name] = (CODECS[plain_codec(item.codecs)] if small else codec).state_bytes(numel)
         return found
+
+    def _sizes(self, stage: MatrixStage, rows: int, cols: int) -> dict[str, int]:
+        """The sizes of the dimensions of states that are matrices, of a parameter of this shape."""
+        long, short = max(rows, cols), min(rows, cols)
+        own = {name: min(int(str(self._number(name)).removesuffix(".0")), short) for name in stage.sizes}
+        return {"rows": rows, "cols": cols, "long": long, "short": short, "1": 1, **own}
+
+    @cached_property
+    def matrix_work(self) -> tuple[tuple[MatrixWork, str], ...]:
+        """Products and decompositions of a step on matrices, each with the condition under which it runs."""
+        stage, guards = self.whole_rule.matrices, self.whole_rule.guards
+        if stage is None:
+            return ()
+        found = matrix_work(stage, self.setting.guards, guards)
+        return tuple((work, "" if work.when.is_true else describe(work.when, guards.guards)) for work in found)
+
+    @property
+    def matrix_operations(self) -> float:
+        """Operations per parameter of these products, of a square parameter of 4096 rows, on average."""
+        stage = self.whole_rule.matrices
+        if stage is None:
+            return 0.0
+        sizes = self._sizes(stage, SIDE, SIDE)
+        counts = [(work.count(sizes), work.when) for work, _ in self.matrix_work]
+        steps = (share * sum(n for n, when in counts if when.holds(s.guards)) for share, s in self.cycle)
+        return sum(steps) / SIDE**2
+
+    @property
+    def matrix_traffic(self) -> float:
+        """Bytes per parameter of such states that a step reads and writes, of a square parameter of 4096 rows, on
+        average; what products and decompositions move besides is not counted."""
+        stage = self.whole_rule.matrices
+        if stage is None:
+            return 0.0
+        writes, sizes = stage.program.writes, self._bytes_of_matrices(stage, SIDE, SIDE)
+        steps = (
+            share * sum(n * (1 + writes.get(name, TRUE).holds(s.guards)) for name, n in sizes.items())
+            for share, s in self.cycle
+        )
+        return sum(steps) / SIDE**2
 
     @property
     def pageable_bytes(self) -> float:

@@ -71,6 +71,7 @@ def main(purpose: str) -> None:
     needed = [".[demo]"] if purpose == "demo" else [".", *group(purpose)]
     pip_install("--quiet", "-c", str(constraints), "-e", *needed)
     if purpose == "test":
+        pip_install("--quiet", "-c", str(constraints), "--no-deps", *group("oracles"))
         add_pycuda(compiler, constraints)
     stamps[purpose].write_text(key.hexdigest())
 

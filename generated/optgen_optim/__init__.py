@@ -175,7 +175,7 @@ CLASSES = Classes(
 
 @overload
 def create(
-    name: str, params: ParamsT, *, bits: int | None = None, paged: bool = False, **settings: Any
+    name: str | type[Optimizer], params: ParamsT, *, bits: int | None = None, paged: bool = False, **settings: Any
 ) -> Optimizer: ...
 
 
@@ -193,10 +193,11 @@ def create(
     Or one of several rules: `create({"*.mlp.*": "lion", ...: {"rule": "adamw", "lr": 1e-3}}, model)`.
 
     Args:
-        name: A class of this package, in any case. For several rules: a class for each pattern of parameters' names,
-            class of modules or module, `...` being all other parameters; a function of the name and the tensor that
-            returns a class; or param groups with the key `rule`. In place of a class there may be a dict with the key
-            `rule` and settings for it, with `bits`, `paged`, and `lr_scale`, a factor of the learning rate.
+        name: A class, also of another package, or the name of one of this package, in any case. For several rules: a
+            class for each pattern of parameters' names, class of modules or module, `...` being all other parameters;
+            a function of the name and the tensor that returns a class; or param groups with the key `rule`. In place
+            of a class there may be a dict with the key `rule` and settings for it, with `bits`, `paged`, and
+            `lr_scale`, a factor of the learning rate.
         params: Tensors, named tensors or param groups. For several rules: the model, or named tensors; with groups
             that name their rules it is left out.
         bits: Bits of the states; None leaves the class's own.
@@ -228,7 +229,8 @@ def for_model(
 
     Args:
         model: The model; parameters that require no gradient are left out.
-        rule: A class of this package for hidden matrices, or a dict with `rule` and settings, as for `create`.
+        rule: A class for hidden matrices, the name of one of this package, or a dict with `rule` and settings, as for
+            `create`.
         others: The same for everything else.
         exclude: Patterns of parameters' names, classes of modules or modules whose parameters `others` is for too.
         include: The same for `rule`; it goes before `exclude`.

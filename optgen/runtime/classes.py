@@ -69,15 +69,19 @@ class Classes(Mapping[str, "type[Optimizer]"]):
         message = f"module {self._package!r} has no attribute {name!r}"
         raise AttributeError(message, name=name, obj=sys.modules.get(self._package))
 
-    def find(self, name: str) -> type[Optimizer]:
-        """The class of a name in any case, as "adamw" or "LAMB".
+    def find(self, name: str | type[Optimizer]) -> type[Optimizer]:
+        """The class of a name in any case, as "adamw" or "LAMB"; a class, of whichever package, is itself.
 
         Raises:
-            TypeError: if it is no string.
+            TypeError: if it is neither.
             ValueError: if there is none, with the names that there are.
         """
         if not isinstance(name, str):
-            raise TypeError(f"an optimizer is given by the name of its class, such as 'adamw', not {name!r}")
+            from optgen.runtime.optimizer import Optimizer
+
+            if isinstance(name, type) and issubclass(name, Optimizer):
+                return name
+            raise TypeError(f"an optimizer is given by its class or the name of it, such as 'adamw', not {name!r}")
         by_name = {_plain(key): key for key in self}
         known = by_name.get(_plain(name))
         if known is None:
@@ -101,7 +105,7 @@ class Classes(Mapping[str, "type[Optimizer]"]):
         Raises:
             ValueError: if the class does not exist, or does not store its states in these bits.
         """
-        if not isinstance(name, str):
+        if not isinstance(name, str | type):
             from optgen.runtime.several.routes import combined
 
             return combined(self.find, name, params, {**settings, **_given(bits, paged)})

@@ -83,10 +83,10 @@ def test_a_served_name_trains(name: str) -> None:
     assert not [key for key, param in model.named_parameters() if torch.equal(before[key], param)]
 
 
-# torch_xla and torch_npu are for such devices, torchdistx is in no package registry and built for older torch alone;
-# lomo_optim's optimizers have no step (tests/parity/test_lomo.py compares with what they compute).
-MISSING = ["adamw_torch_xla", "adamw_torch_npu_fused", "adamw_anyprecision", "lomo", "adalomo"]
-PRESENT = [name for name in WHOLE if name not in MISSING]
+# torch_xla and torch_npu are for such devices, torchdistx is in no package registry and built for older torch alone.
+MISSING = ["adamw_torch_xla", "adamw_torch_npu_fused", "adamw_anyprecision"]
+WITHOUT_STEP = ["lomo", "adalomo"]  # of lomo_optim: tests/parity/test_lomo.py compares with what they compute
+PRESENT = [name for name in WHOLE if name not in (*MISSING, *WITHOUT_STEP)]
 LIBRARIES = {"bnb": "bitsandbytes", "8bit": "bitsandbytes", "paged": "bitsandbytes", "lion": "bitsandbytes"}
 LIBRARIES |= {"ademamix": "bitsandbytes", "adamw_torch_4bit": "torchao", "adamw_torch_8bit": "torchao"}
 LIBRARIES |= {"grokadamw": "grokadamw", "schedule_free": "schedulefree", "stable_adamw": "optimi"}

@@ -145,11 +145,18 @@ def test_what_is_recorded_of_timm_is_what_it_has() -> None:
     found = {}
     known = {name.lower() for name in optim.CLASSES}
     for path in (Path(spec.submodule_search_locations[0]) / "optim").glob("*.py"):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        numbers = {
+            ast.unparse(node.targets[0]): node.value
+            for node in body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        }
+        for node in body:
             if isinstance(node, ast.ClassDef) and node.name.lower() in known:
                 init = next(x for x in node.body if isinstance(x, ast.FunctionDef) and x.name == "__init__")
                 for argument in (*init.args.args, *init.args.kwonlyargs):
                     argument.annotation = None
+                init.args.defaults = [numbers.get(ast.unparse(default), default) for default in init.args.defaults]
                 del init.args.args[0]
                 found[node.name] = f"{node.name}({ast.unparse(init.args)})"
     assert sorted(found.values()) == RECORD.read_text(encoding="utf-8").splitlines()[2:]

@@ -1,4 +1,4 @@
-"""LOMO and AdaLOMO against their papers' algorithms in the order of operations of lomo-optim, in float64."""
+"""LOMO and AdaLOMO against lomo-optim, and against their algorithms in its order of operations, in float64."""
 
 from __future__ import annotations
 
@@ -74,6 +74,30 @@ def test_the_algorithm(cls: Any, rule: Any, target: str) -> None:
                 param.copy_(rule(param, param.grad, state, step + 1))
     for param, wanted in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(param.double(), wanted, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(("cls", "name"), [(LOMO, "Lomo"), (AdaLOMO, "AdaLomo")])
+def test_it_is_lomo_optims(cls: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Theirs puts its states on a GPU, and fails for scalars."""
+    package = pytest.importorskip("lomo_optim")
+    monkeypatch.setattr(Tensor, "cuda", lambda self: self)
+    ours, theirs = Model(), Model()
+    for model in (ours, theirs):
+        model.scale.requires_grad_(False)
+    opt = cls([param for param in ours.parameters() if param.requires_grad], lr=RATE, weight_decay=DECAY)
+    del theirs.scale
+    theirs.scale = 1.5  # type: ignore[assignment]
+    original = getattr(package, name)(theirs, lr=RATE, weight_decay=DECAY)
+    for step in range(STEPS):
+        loss_of(ours, step).backward()
+        opt.step()
+        original.fused_backward(loss_of(theirs, step), RATE)
+    for key, param in theirs.named_parameters():
+        found = dict(ours.named_parameters())[key]
+        start = dict(Model().named_parameters())[key]
+        bound = 8 * STEPS * 2**-24 * param.detach().abs().max()  # some roundings a step, in either
+        assert (found - param).detach().abs().max() <= bound
+        assert (found - start).detach().abs().max() > 1000 * bound, "it has hardly moved"
 
 
 @pytest.mark.parametrize("cls", [LOMO, AdaLOMO])

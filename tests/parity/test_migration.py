@@ -76,6 +76,19 @@ ELSEWHERE = {  # rows that other tests show: their files, and what they are call
     ),
     "pytorch_optimizer's `MuonClip`: `step(attention_max_logits={name: logits})`, `attention_name` and `qk_clip` in "
     "groups": ("parity/test_muon_kin.py", "test_clipped_heads_are_those_of_pytorch_optimizer"),
+    '`GaLoreAdamW([{"params": others}, {"params": targets, "rank": 128, "update_proj_gap": 200, "scale": 0.25}])`, '
+    "`GaLoreAdamW8bit`, `GaLoreAdafactor`": ("matrices/test_originals.py", "test_galore"),
+    **dict.fromkeys(
+        (
+            "`APOLLOAdamW` with groups of `rank`, `proj`, `scale_type`, `scale`, `update_proj_gap`",
+            "`scale_front`, `disable_nl` of apollo-torch's constructor",
+        ),
+        ("matrices/test_originals.py", "test_apollo"),
+    ),
+    "an optimizer for each parameter, stepped in hooks of backward": (
+        "matrices/test_shapes.py",
+        "test_within_backward",
+    ),
     "Ctrl-C in the middle of a step": (
         "runtime/step/test_interrupts.py",
         "test_a_step_is_finished_wherever_it_is_interrupted",

@@ -15,9 +15,9 @@ from optgen.runtime.settings.validation import is_number
 
 KEY = "rule"  # of a param group, and of settings: the class of the rule
 APART = ("bits", "paged", "lr_scale")  # of settings: what stands for others
-WANTED = "the name of a class, as 'adamw', or its settings, as {'rule': 'adamw', 'bits': 8}"
+WANTED = "a class or the name of one, as 'adamw', or its settings, as {'rule': 'adamw', 'bits': 8}"
 
-Find = Callable[[str], type[Optimizer]]  # a class by its name, as a package's table has it
+Find = Callable[["str | type[Optimizer]"], type[Optimizer]]  # a class by its name, as a package's table has it
 Named = tuple[str, Tensor]
 
 
@@ -38,7 +38,7 @@ class Entry:
 
 
 def read_entry(find: Find, given: Any, params: Any, common: Mapping[str, Any]) -> Entry:
-    """The entry of parameters whose rule is given by name or with settings.
+    """The entry of parameters whose rule is given by its class, by name or with settings.
 
     Args:
         common: Settings of all rules, before which an entry's own stand.
@@ -47,8 +47,8 @@ def read_entry(find: Find, given: Any, params: Any, common: Mapping[str, Any]) -
         TypeError: for what is neither, and for settings that the class does not take.
         ValueError: for an unknown class, and bits that it does not have.
     """
-    own = {KEY: given} if isinstance(given, str) else given
-    if not isinstance(own, Mapping) or not isinstance(own.get(KEY), str):
+    own = {KEY: given} if isinstance(given, str | type) else given
+    if not isinstance(own, Mapping) or not isinstance(own.get(KEY), str | type):
         raise TypeError(f"a rule is {WANTED}, not {given!r}")
     cls = find(own[KEY])
     known = settings_of(cls)

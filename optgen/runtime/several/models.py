@@ -47,7 +47,7 @@ def for_model(
     """The optimizer of a model whose hidden matrices have one rule, and everything else that is trained another.
 
     Args:
-        rule: Of matrices: the name of a class, or its settings with `rule`.
+        rule: Of matrices: a class, the name of one, or its settings with `rule`.
         others: Of all others.
         common: Settings of both.
         exclude: Patterns of names, classes of modules or modules whose parameters are no hidden matrices either.

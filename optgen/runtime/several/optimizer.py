@@ -55,6 +55,9 @@ class CombinedOptimizer(torch.optim.Optimizer):
             TypeError, ValueError: as the classes do, and for a parameter that stands in two places.
         """
         self._find = find
+        self.parts = {}
+        for entry in entries:
+            self._check_name(entry.cls, {other.cls.__name__: other.cls for other in entries})
         groups, settings = grouped(entries)
         self._check_apart(groups, ())
         self.parts = {
@@ -85,7 +88,8 @@ class CombinedOptimizer(torch.optim.Optimizer):
         if any(param_group is group for part in self.parts.values() for group in part.param_groups):
             self.param_groups.append(param_group)  # the constructor's, which its part has taken already
             return
-        entry = read_group(self._find, param_group, {})
+        entry = read_group(self._class, param_group, {})
+        self._check_name(entry.cls, {name: type(part) for name, part in self.parts.items()})
         (group,), settings = grouped([entry])
         self._check_apart([group], self.param_groups)
         part = self.parts.get(group[KEY])
@@ -128,6 +132,19 @@ class CombinedOptimizer(torch.optim.Optimizer):
         checked = [(part, given_numbers.checked(part, own)) for part, own in split.items()]
         for part, given in checked:
             given_numbers.store(part, given)
+
+    def _class(self, name: str | type[Optimizer]) -> type[Optimizer]:
+        """The class of a rule that there is, or of the package."""
+        part = self.parts.get(name) if isinstance(name, str) else None
+        return self._find(name) if part is None else type(part)
+
+    def _check_name(self, cls: type[Optimizer], known: Mapping[str, type[Optimizer]]) -> None:
+        """Raise for another class of the same name, since groups and checkpoints tell rules apart by it."""
+        other = known.get(cls.__name__, cls)
+        if other is not cls:
+            raise ValueError(
+                f"{self._name}: two classes have the name {cls.__name__}, of {other.__module__} and of {cls.__module__}"
+            )
 
     def _check_apart(self, new: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]]) -> None:
         """Raise for a parameter that two groups have."""
@@ -347,7 +364,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
         mark = saved.get(MARK)
         if mark is None:  # as torch.distributed.checkpoint leaves it out
             for other in theirs - {None, name}:
-                if self._find(other).rule is not self.parts[name].rule:
+                if self._class(other).rule is not self.parts[name].rule:
                     raise ValueError(f"{name}: this checkpoint does not fit: its groups are of {shown}")
             return {}
         if not isinstance(mark, Mapping) or not isinstance(mark.get("rules"), Mapping):

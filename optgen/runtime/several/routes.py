@@ -9,13 +9,14 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Module
 
+from optgen.runtime.optimizer import Optimizer
 from optgen.runtime.several.entries import KEY, WANTED, Find, Named, read_entry, read_group
 from optgen.runtime.several.optimizer import CombinedOptimizer
 
-Rule = str | Mapping[str, Any]
-Rules = str | Mapping[Any, Rule] | Callable[[str, Tensor], Rule] | Sequence[Mapping[str, Any]]
+Rule = str | type[Optimizer] | Mapping[str, Any]
+Rules = str | type[Optimizer] | Mapping[Any, Rule] | Callable[[str, Tensor], Rule] | Sequence[Mapping[str, Any]]
 FORMS = (
-    f"the name of a class such as 'adamw', rules by patterns of names, as {{'*.weight': 'lion', ...: 'adamw'}}, a "
+    "a class or the name of one, such as 'adamw', rules by patterns of names, as {'*.weight': 'lion', ...: 'adamw'}, a "
     f"function of the name and the tensor, or param groups with {KEY!r}"
 )
 SHOWN = 12  # names of a list in a message
@@ -27,8 +28,8 @@ def combined(find: Find, rules: Rules, params: Any, common: Mapping[str, Any]) -
     Args:
         find: Finds a class by its name.
         rules: A rule for each pattern of names, class of modules or module, with `...` for all others; a function of
-            the name and the tensor that returns a rule; or param groups with the key `rule`. A rule is the name of a
-            class, or its settings with `rule`, and may have `bits`, `paged`, and `lr_scale`, a factor of lr.
+            the name and the tensor that returns a rule; or param groups with the key `rule`. A rule is a class, the
+            name of one, or its settings with `rule`, and may have `bits`, `paged`, and `lr_scale`, a factor of lr.
         params: A model or named tensors; None with param groups, which have their own.
         common: Settings of all rules.
 
@@ -148,9 +149,9 @@ def by_function(choose: Callable[[str, Tensor], Rule], owners: Owners) -> list[t
     found: dict[Hashable, tuple[Rule, list[Named]]] = {}
     for name, param in owners.named:
         rule = choose(name, param)
-        if not isinstance(rule, str | Mapping):
+        if not isinstance(rule, str | type | Mapping):
             raise TypeError(f"the function returns {rule!r} for {name}, and a rule is {WANTED}")
-        key = rule if isinstance(rule, str) else tuple(sorted((str(k), repr(v)) for k, v in rule.items()))
+        key = tuple(sorted((str(k), repr(v)) for k, v in rule.items())) if isinstance(rule, Mapping) else repr(rule)
         found.setdefault(key, (rule, []))[1].append((name, param))
     return list(found.values())
 

@@ -70,15 +70,15 @@ def test_long_lists_are_cut() -> None:
 
 
 WRONG: list[tuple[Any, Any, str]] = [
-    ({"*": 3}, Model, "a rule is the name of a class, as 'adamw', or its settings"),
-    ({"*": {"lr": 1e-3}}, Model, "a rule is the name of a class"),
+    ({"*": 3}, Model, "a rule is a class or the name of one, as 'adamw', or its settings"),
+    ({"*": {"lr": 1e-3}}, Model, "a rule is a class or the name of one"),
     ({3: "adamw"}, Model, "rules go by patterns of names, classes of modules, modules of the model, and ..."),
     ({"*": {"rule": "lion", "beta": 3}}, Model, "Lion takes no 'beta'; did you mean 'betas'"),
     ({nn.Linear: "lion", ...: "adamw"}, lambda: Model().named_parameters(), "create needs the model"),
     ({"*": "lion"}, lambda: Model().parameters(), "for several rules params is a model, or pairs"),
     ({"*": "lion"}, lambda: 3, "for several rules params is a model, or pairs"),
     (lambda name, param: None, Model, "the function returns None for embed.weight"),
-    (3, Model, "create takes the name of a class such as 'adamw', rules by patterns"),
+    (3, Model, "create takes a class or the name of one, such as 'adamw', rules by patterns"),
     ([{"params": [], "rule": "lion"}], Model, "leave params out"),
     ([3], lambda: None, "a param group is a dict with the keys 'params' and 'rule'"),
 ]

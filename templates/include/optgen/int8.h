@@ -8,7 +8,7 @@
 // Encoding needs no search: the smallest of one line a decade gives the code or one less (see int8_books.h), and one
 // comparison with the exact midpoint above tells which. There is no branch on an element's value.
 //
-// Implementations: vectors (int8_lanes.h), AVX-512 with VBMI for decoding (int8_avx512.h), and plain loops that any
+// Implementations: vectors (int8_lanes.h), AVX-512 with VBMI (int8_avx512.h), and plain loops that any
 // compiler takes. OPTGEN_GENERIC forces the plain ones.
 #pragma once
 
@@ -90,8 +90,10 @@ template <bool is_signed> struct Int8 {
   // codes[i] = the code nearest to values[i] over its block's scale, which must be at least the largest finite magnitude
   // in the block, as finite_absmax gives it for those elements or for more.
   template <int block> static void encode(const float* values, const float* scales, Code* codes, int n) {
-#if defined(OPTGEN_LANES)
-    int8_lanes::encode<is_signed, block>(values, scales, codes, n);
+#if defined(OPTGEN_INT8_AVX512)
+    int8_lanes::encode<int8_avx512::Encoder, is_signed, block>(values, scales, codes, n);
+#elif defined(OPTGEN_LANES)
+    int8_lanes::encode<int8_lanes::Encoder, is_signed, block>(values, scales, codes, n);
 #else
     int8_plain::encode<is_signed, block>(values, scales, codes, n);
 #endif

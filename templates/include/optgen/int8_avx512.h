@@ -1,17 +1,22 @@
-// Reading 8-bit codes with AVX-512 and VBMI, 64 elements at a time. Included by int8.h, where the rule stands.
+// Reading and writing 8-bit codes with AVX-512 and VBMI, 64 elements at a time. Included by int8.h, where the rule stands.
 //
-// VBMI looks up 64 bytes at once in a table of 128 (vpermi2b). So the tables are kept as four planes of bytes, and the
+// Reading: VBMI looks up 64 bytes at once in a table of 128 (vpermi2b). So the tables are kept as four planes of bytes, and the
 // looked-up planes are woven into floats: 64 exact lookups cost less than four gathers of 16.
 //
 // Order of elements. Weaving works within 128-bit lanes. So that it gives four vectors as they stand in memory, lane i
 // of the planes must hold four bytes of vector 0, four of vector 1, and so on ("lane order"). One permutation of 32-bit
 // words, its own inverse, leads from lane order to the order in memory.
+//
+// Writing is as in int8_lanes.h, with tables of 16 numbers in place of 8. They have room for an entry every two binades, so
+// that an exponent is the index. The sign of all 64
+// elements is one mask.
 #pragma once
 
 #include <immintrin.h>
 #include <stdint.h>
 
 #include "int8_books.h"
+#include "int8_lanes.h"
 #include "scales.h"
 
 // g++ 12 takes its own intrinsics' undefined pass-through operand, which their full mask never reads, for a mistake.
@@ -125,6 +130,100 @@ inline void decode(const uint8_t* codes, const float* scales, float* out, int n)
     }
   }
 }
+
+// The numbers of a level's line by the upper seven bits of an exponent, of which permutations look at the lower four: an
+// entry serves numbers from a power of 4 to the next one, 2^-31 to 2 in all. Above its edge, at most one, the next serves.
+template <bool is_signed> struct Entries {
+  float edge[16], slope[16], offset[16], end[16];
+
+  constexpr Entries() : edge{}, slope{}, offset{}, end{} {
+    using Tables = Int8Tables<is_signed>;
+    float least = 0x1p-31f;
+    for (int i = 0; i <= 16; ++i, least *= 4.0f) {
+      int level = 0;
+      while (level < 7 && Tables::level_edge[level + 1] < least) ++level;
+      if (i < 16) edge[i] = level < 7 ? Tables::level_edge[level + 1] : __builtin_inff();
+      slope[i % 16] = Tables::fixed_slope[level];
+      offset[i % 16] = Tables::fixed_offset[level];
+      end[i % 16] = Tables::fixed_end[level];
+    }
+  }
+};
+
+// Byte `place` of the words of two vectors, one vector after the other.
+template <int place> struct BytesOfTwo {
+  alignas(64) uint8_t at[chunk];
+
+  constexpr BytesOfTwo() : at{} {
+    for (int i = 0; i < 32; ++i) at[i] = uint8_t(64 * (i / 16) + 4 * (i % 16) + place);
+  }
+};
+template <int place> constexpr BytesOfTwo<place> bytes_of_two;
+
+// Byte `place` of the words of four vectors.
+template <int place> inline __m512i bytes_of(const __m512i (&x)[4]) {
+  const __m512i at = _mm512_load_si512(bytes_of_two<place>.at);
+  const __m512i first = _mm512_permutex2var_epi8(x[0], at, x[1]), second = _mm512_permutex2var_epi8(x[2], at, x[3]);
+  return _mm512_inserti64x4(first, _mm512_castsi512_si256(second), 1);
+}
+
+template <bool is_signed> struct Encoder {
+  static constexpr Entries<is_signed> entries{};
+  __m512 edge = _mm512_loadu_ps(entries.edge), slope = _mm512_loadu_ps(entries.slope),
+         offset = _mm512_loadu_ps(entries.offset), end = _mm512_loadu_ps(entries.end);
+
+  // Magnitudes over absmax, at least a number below every midpoint, which also stands for what is not a number.
+  static __m512 magnitude(__m512i x, float reciprocal) {
+    const __m512 scaled = _mm512_mul_ps(_mm512_castsi512_ps(x), _mm512_set1_ps(reciprocal));
+    const __m512 lowest = _mm512_set1_ps(0x1.8p-24f);
+    constexpr int larger_magnitude = 0b1011;  // without a sign
+    return is_signed ? _mm512_range_ps(scaled, lowest, larger_magnitude) : _mm512_max_ps(scaled, lowest);
+  }
+
+  __m512i level(__m512 y) const {
+    const __m512i entry = _mm512_srli_epi32(_mm512_castps_si512(y), 24);
+    const __mmask16 above = _mm512_cmp_ps_mask(y, _mm512_permutexvar_ps(entry, edge), _CMP_GT_OQ);
+    return _mm512_mask_add_epi32(entry, above, entry, _mm512_set1_epi32(1));
+  }
+
+  // Codes in 65536ths, more by 4.
+  __m512i line(__m512 y, __m512i level) const {
+    const __m512 at = _mm512_fmadd_ps(y, _mm512_permutexvar_ps(level, slope), _mm512_permutexvar_ps(level, offset));
+    return _mm512_cvttps_epi32(_mm512_min_ps(at, _mm512_permutexvar_ps(level, end)));
+  }
+
+  static lanes::Ints fixed(const float* values, float reciprocal) {
+    const Encoder encoder;
+    const __m512 y = magnitude(_mm512_loadu_si512(values), reciprocal);
+    return (lanes::Ints)encoder.line(y, encoder.level(y));
+  }
+
+  // Returns, in the even halves, what is nearest to a midpoint. Four vectors take each stage together: what waits for
+  // another operation then stands far from it.
+  template <int block>
+  static lanes::Ints encode(const float* values, const Reciprocals<block>& reciprocals, uint8_t* codes, int n) {
+    const Encoder encoder;
+    __m512i least = _mm512_set1_epi32(-1);
+#pragma GCC unroll 2
+    for (int i = 0; i < n; i += chunk) {
+      __m512i x[4], levels[4], fixed[4];
+      __m512 y[4];
+      for (int v = 0; v < 4; ++v) x[v] = _mm512_loadu_si512(values + i + 16 * v);
+      for (int v = 0; v < 4; ++v) y[v] = magnitude(x[v], reciprocals.at(i + 16 * v));
+      for (int v = 0; v < 4; ++v) levels[v] = encoder.level(y[v]);
+      for (int v = 0; v < 4; ++v) fixed[v] = encoder.line(y[v], levels[v]);
+      for (int v = 0; v < 4; ++v) least = _mm512_min_epu16(least, fixed[v]);
+      __m512i code = bytes_of<2>(fixed);
+      if (is_signed) {
+        const __m512i zero = _mm512_set1_epi8(Int8Tables<true>::zero_code);
+        const __mmask64 negative = _mm512_movepi8_mask(bytes_of<3>(x));
+        code = _mm512_mask_subs_epu8(_mm512_add_epi8(code, zero), negative, zero, code);
+      }
+      _mm512_storeu_si512(codes + i, code);
+    }
+    return (lanes::Ints)least;
+  }
+};
 
 }  // namespace int8_avx512
 }  // namespace optgen

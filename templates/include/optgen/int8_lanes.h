@@ -4,8 +4,8 @@
 //
 // Writing: a book is one line a decade: the logarithm of a magnitude, read off its bits from below, gives its level or one less,
 // and one comparison with the edge of the next level tells which. The level's line then gives the code in 65536ths.
-// Rounding moves that by a few of these. Where a group has a magnitude within 4 of them of the midpoint between two
-// codes, which is rare, or one that is not finite, its codes are looked at again, one by one, with the exact midpoints.
+// Rounding moves that by a few of these. Codes of magnitudes within 4 of them of the midpoint between two codes, which is
+// rare, or of what is not finite, are looked at again, one by one, with the exact midpoints.
 #pragma once
 
 #include <optgen/int8_books.h>
@@ -68,78 +68,95 @@ template <bool is_signed> struct Levels {
   }
 };
 
-// Codes with the sign of x, counted from that of zero. `fraction` has in its even places the least distance to a
-// midpoint so far, in 65536ths and more by 4.
+// Codes in 65536ths, more by 4.
 template <bool is_signed> struct Lines {
   using Tables = Int8Tables<is_signed>;
   Table slope = table(Tables::fixed_slope), offset = table(Tables::fixed_offset), end = table(Tables::fixed_end);
 
-  OPTGEN_INLINE Ints operator()(const float* values, const float* magnitudes, const int32_t* levels,
-                                Halves& fraction) const {
+  OPTGEN_INLINE Ints operator()(const float* magnitudes, const int32_t* levels) const {
     const Ints level = load(levels);
     const Floats line = fused(load(magnitudes), pick(slope, level), pick(offset, level));
-    const Ints fixed = whole_part(smaller(line, pick(end, level)));
-    fraction = smaller(fraction, (Halves)fixed);
-    return is_signed ? with_sign(fixed >> 16, (Ints)load(values)) : fixed >> 16;
+    return whole_part(smaller(line, pick(end, level)));
   }
 };
 
-// True if a midpoint is near.
-OPTGEN_INLINE bool is_doubtful(Halves fraction) { return any(((Ints)fraction & 0xfff8) == 0); }
+// True where a midpoint is near.
+OPTGEN_INLINE Ints is_doubtful(Ints fixed) { return (fixed & 0xfff8) == 0; }
 
-// The codes from number `from` on, which may be one too high or too low, made right.
-template <bool is_signed, int block>
-__attribute__((noinline, cold)) void mend(const float* values, const Reciprocals<block>& reciprocals, uint8_t* codes,
-                                          int from) {
+// The encoder of vectors of any width.
+template <bool is_signed> struct Encoder {
+  // Two loops instead of one: within each, the processor finds more work that does not wait for other work. Returns, in
+  // the even halves, what is nearest to a midpoint.
+  template <int block>
+  OPTGEN_INLINE static Ints encode(const float* values, const Reciprocals<block>& reciprocals, uint8_t* codes, int n) {
+    alignas(64) float magnitudes[TILE];
+    alignas(64) int32_t levels[TILE];
+    const Levels<is_signed> to_levels;
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i += count) to_levels(values + i, reciprocals.at(i), magnitudes + i, levels + i);
+    const Lines<is_signed> lines;
+    Halves least = (Halves)all(-1);
+#pragma GCC unroll 1
+    for (int i = 0; i < n; i += group) {
+      Ints each[4];
+      for (int v = 0; v < 4; ++v) {
+        const int at = i + count * v;
+        const Ints fixed = lines(magnitudes + at, levels + at);
+        least = smaller(least, (Halves)fixed);
+        each[v] = is_signed ? with_sign(fixed >> 16, (Ints)load(values + at)) : fixed >> 16;
+      }
+      store(codes + i, to_bytes(each, Int8Tables<is_signed>::zero_code));
+    }
+    return (Ints)least;
+  }
+
+  static Ints fixed(const float* values, float reciprocal) {
+    float magnitudes[count];
+    int32_t levels[count];
+    Levels<is_signed>()(values, reciprocal, magnitudes, levels);
+    return Lines<is_signed>()(magnitudes, levels);
+  }
+};
+
+// A code that may be one too high or too low, made right.
+template <bool is_signed> inline uint8_t mended(uint8_t code, float value, float reciprocal) {
   using Tables = Int8Tables<is_signed>;
   constexpr int largest = 255 - Tables::zero_code;
-  for (int i = from; i < from + group; ++i) {
-    const float y = scaled_magnitude<is_signed>(values[i], reciprocals.at(i));
-    const bool negative = is_signed && int32_t(float_bits(values[i])) < 0;
-    const int guess = negative ? Tables::zero_code - codes[i] : codes[i] - Tables::zero_code;
-    int k = guess > 0 && y > 0.0f ? guess - 1 : 0;
-    for (int more = 0; more < 2; ++more) k += k < largest && y > Tables::midpoints[k];
-    codes[i] = uint8_t(negative ? Tables::zero_code - (k < 127 ? k : 127) : Tables::zero_code + k);
+  const float y = scaled_magnitude<is_signed>(value, reciprocal);
+  const bool negative = is_signed && int32_t(float_bits(value)) < 0;
+  const int guess = negative ? Tables::zero_code - code : code - Tables::zero_code;
+  int k = guess > 0 && y > 0.0f ? guess - 1 : 0;
+  for (int more = 0; more < 2; ++more) k += k < largest && y > Tables::midpoints[k];
+  return uint8_t(negative ? Tables::zero_code - (k < 127 ? k : 127) : Tables::zero_code + k);
+}
+
+// The doubtful ones of n codes, a multiple of `count`, made right.
+template <template <bool> class Encoder, bool is_signed, int block>
+__attribute__((noinline)) void mend(const float* values, const Reciprocals<block>& reciprocals, uint8_t* codes, int n) {
+  for (int at = 0; at < n; at += count) {
+    const Ints doubtful = is_doubtful(Encoder<is_signed>::fixed(values + at, reciprocals.at(at)));
+    if (!any(doubtful)) continue;
+    for (int i = at; i < at + count; ++i)
+      if (doubtful[i - at] != 0) codes[i] = mended<is_signed>(codes[i], values[i], reciprocals.at(i));
   }
 }
 
-// Two loops instead of one: within each, the processor finds more work that does not wait for other work.
-template <bool is_signed, int block>
+template <template <bool> class Encoder, bool is_signed, int block>
 OPTGEN_INLINE void encode_groups(const float* values, const Reciprocals<block>& reciprocals, uint8_t* codes, int n) {
-  alignas(64) float magnitudes[TILE];
-  alignas(64) int32_t levels[TILE];
-  const Levels<is_signed> to_levels;
-#pragma GCC unroll 4
-  for (int i = 0; i < n; i += count) to_levels(values + i, reciprocals.at(i), magnitudes + i, levels + i);
-  const Lines<is_signed> lines;
-  Halves least = (Halves)all(-1), fractions[TILE / group];
-#pragma GCC unroll 1
-  for (int i = 0; i < n; i += group) {
-    Halves fraction = (Halves)all(-1);
-    Ints each[4];
-    for (int v = 0; v < 4; ++v) {
-      const int at = i + count * v;
-      each[v] = lines(values + at, magnitudes + at, levels + at, fraction);
-    }
-    store(codes + i, to_bytes(each, Int8Tables<is_signed>::zero_code));
-    fractions[i / group] = fraction;
-    least = smaller(least, fraction);
-  }
-  if (__builtin_expect(is_doubtful(least), false))
-    for (int i = 0; i < n; i += group)
-      if (is_doubtful(fractions[i / group])) mend<is_signed>(values, reciprocals, codes, i);
+  const Ints nearest = Encoder<is_signed>::encode(values, reciprocals, codes, n);
+  if (__builtin_expect(any(is_doubtful(nearest)), false)) mend<Encoder, is_signed>(values, reciprocals, codes, n);
 }
 
-template <bool is_signed, int block>
+template <template <bool> class Encoder, bool is_signed, int block>
 inline void encode(const float* values, const float* scales, uint8_t* codes, int n) {
   const Reciprocals<block> reciprocals(scales, n);
   if (n % group == 0) {
-    encode_groups<is_signed>(values, reciprocals, codes, n);
+    encode_groups<Encoder, is_signed>(values, reciprocals, codes, n);
   } else if (n > 0) {
     float padded[TILE] = {};
     uint8_t padded_codes[TILE];
     memcpy(padded, values, n * sizeof(float));
-    encode_groups<is_signed>(padded, reciprocals, padded_codes, (n / group + 1) * group);
+    encode_groups<Encoder, is_signed>(padded, reciprocals, padded_codes, (n / group + 1) * group);
     memcpy(codes, padded_codes, n);
   }
 }

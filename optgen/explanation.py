@@ -289,14 +289,14 @@ class ClassInfo:
 
     @property
     def matrix_functions(self) -> tuple[str, ...]:
-        """Functions of matrices that a step runs, each with the operations of its products."""
+        """Functions of matrices that a step runs, each with the operations and the memory of its products."""
         guards = self.setting.guards
         passes = self.plans["step"].live_passes(guards)
         made = [r.reduce for item in passes for r in item.reductions if r.live.holds(guards)]
         rows = [
             MATRIX_FUNCTIONS[call.op] for call in made if isinstance(call, MatrixCall) and call.op in MATRIX_FUNCTIONS
         ]
-        return tuple(f"{row.name}: {row.products}" for row in rows if row.products)
+        return tuple(f"{row.name}: {row.products}; {row.room}" for row in rows if row.products)
 
     @cached_property
     def cycle(self) -> tuple[tuple[float, Setting], ...]:

@@ -169,6 +169,7 @@ class MatrixFunction:
         doc: Its description in docs/language.md.
         page: A word on a page.
         products: Operations of its products.
+        room: Memory that these take, beside what a pass leaves for them.
     """
 
     name: str
@@ -176,6 +177,7 @@ class MatrixFunction:
     page: str
     doc: str
     products: str = ""
+    room: str = ""
 
     @property
     def arity(self) -> int:
@@ -367,18 +369,19 @@ _OF_LINES = tuple(
     for name in ("sum", "mean", "norm", "rms", "absmax", "max", "min")
 )
 _NEWTON_SCHULZ = (
-    "4 n + 2 n²/m operations a parameter and step of the iteration, n being the smaller and m the greater side"
-)
+    "4 n + 2 n²/m operations a parameter and step of the iteration, n being the smaller and m the greater side",
+    "8 + 8 n/m bytes for each element of the largest batch, beside the 4 that a pass leaves",
+)  # its products, and their memory
 _MATRIX_FUNCTIONS = (
     MatrixFunction("newton_schulz", ("steps", "a", "b", "c", "eps"), "orth",
                    "the nearest orthogonal matrix, by steps X = aX + (bXXᵀ + c(XXᵀ)²)X from X = x / max(norm, eps)",
-                   _NEWTON_SCHULZ),
+                   *_NEWTON_SCHULZ),
     MatrixFunction("quintic", ("steps", "eps"), "orth",
                    "the same with five triples of coefficients one after the other, the last again for further steps; "
-                   "singular values end within 3 % of 1", _NEWTON_SCHULZ),
+                   "singular values end within 3 % of 1", *_NEWTON_SCHULZ),
     MatrixFunction("polar_express", ("steps", "eps"), "orth",
                    "the same with the coefficients of Polar Express (Amsel et al. 2025, "
-                   "https://arxiv.org/abs/2505.16932), from x / (1.02 norm + eps)", _NEWTON_SCHULZ),
+                   "https://arxiv.org/abs/2505.16932), from x / (1.02 norm + eps)", *_NEWTON_SCHULZ),
 )  # fmt: skip
 
 _ITERATIONS = tuple(

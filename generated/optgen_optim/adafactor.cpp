@@ -19,7 +19,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   uint32_t exp_avg_sq_largest = 0, exp_avg_largest = 0;
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t), t.at(START));
   const Lines lines = lines_of(call, t, c, row_sums);
-  if constexpr (pass == squared_row_sum_pass || pass == squared_col_sum_pass) {
+  if constexpr (is_one_of(pass, squared_row_sum_pass, squared_col_sum_pass)) {
     for (int64_t k = 0; k < lines.size(col_sums); ++k) lines.base[k] = 0.0;
   }
   for (int64_t at = c.begin; at < c.end; at += TILE) {

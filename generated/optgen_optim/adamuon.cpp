@@ -14,10 +14,13 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   Tile<GradCodec> grad_tile;
   Tile<MomentumBufferCodec> momentum_buffer_tile;
   Tile<ExpAvgSqCodec> exp_avg_sq_tile;
-  double grad_squares = 0.0, gnorm_squares = 0.0, normalized_squares = 0.0, share_sum = 0.0, param_squares = 0.0,
-      update_squares = 0.0;
+  double grad_squares = 0.0, gnorm_squares = 0.0, share_sum = 0.0, param_squares = 0.0, update_squares = 0.0;
   uint32_t momentum_buffer_largest = 0, exp_avg_sq_largest = 0;
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t), t.at(START));
+  const Lines lines = lines_of(call, t, c, row_sums);
+  if constexpr (pass == normalized_row_squares_pass) {
+    for (int64_t k = 0; k < lines.size(col_sums); ++k) lines.base[k] = 0.0;
+  }
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at =
@@ -38,40 +41,49 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
       param_tile.prefetch(t.pointer(PARAM), at, n);
     if constexpr (reads_grad<pass> && pass != APPLY && !reads_momentum_buffer<pass> && !reads_exp_avg_sq<pass>)
       grad_tile.prefetch(t.grad, at, n);
-    const auto element = [&](int i) OPTGEN_INLINED {
-      Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,
-          reads_momentum_buffer<pass> ? load(momentum_buffer_at[i]) : 0.0f,
-          reads_exp_avg_sq<pass> ? load(exp_avg_sq_at[i]) : 0.0f,
-          reads_orthogonal_matrix_1<pass> ? orthogonal_matrix_1_at[i] : 0.0f,
-          reads_orthogonal_matrix_2<pass> ? orthogonal_matrix_2_at[i] : 0.0f,
-          reads_orthogonal_matrix_3<pass> ? orthogonal_matrix_3_at[i] : 0.0f};
-      const Terms terms = run_element(x, s);
-      if constexpr (pass == APPLY) {
-        store(param_at[i], x.param);
-        store(momentum_buffer_at[i], x.momentum_buffer);
-        store(exp_avg_sq_at[i], x.exp_avg_sq);
-      }
-      return terms;
-    };
+    for (int begin = 0; begin < n;) {
+      const Segment segment = segment_at<walks_lines<pass>>(t, at, begin, n);
+      const float update_factor_here =
+          reads_update_factor<pass> ? t.pointer<float>(Column::step_update_factor)[segment.matrix] : 0.0f;
+      double normalized_row_squares = 0.0;
+      const auto element = [&](int i) OPTGEN_INLINED {
+        Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,
+            reads_momentum_buffer<pass> ? load(momentum_buffer_at[i]) : 0.0f,
+            reads_exp_avg_sq<pass> ? load(exp_avg_sq_at[i]) : 0.0f,
+            reads_orthogonal_matrix_1<pass> ? orthogonal_matrix_1_at[i] : 0.0f,
+            reads_orthogonal_matrix_2<pass> ? orthogonal_matrix_2_at[i] : 0.0f,
+            reads_orthogonal_matrix_3<pass> ? orthogonal_matrix_3_at[i] : 0.0f, update_factor_here};
+        const Terms terms = run_element(x, s);
+        if constexpr (pass == APPLY) {
+          store(param_at[i], x.param);
+          store(momentum_buffer_at[i], x.momentum_buffer);
+          store(exp_avg_sq_at[i], x.exp_avg_sq);
+        }
+        return terms;
+      };
 #pragma omp simd \
-    reduction(+ : grad_squares, gnorm_squares, normalized_squares, share_sum, param_squares, update_squares) \
+    reduction(+ : grad_squares, gnorm_squares, share_sum, param_squares, update_squares, normalized_row_squares) \
     reduction(max : momentum_buffer_largest, exp_avg_sq_largest)
-    for (int i = 0; i < n; ++i) {
-      [[maybe_unused]] const Terms terms = element(i);
-      if constexpr (pass == grad_squares_pass) grad_squares = plus_square(grad_squares, terms.grad_squares);
-      if constexpr (pass == gnorm_squares_pass) gnorm_squares = plus_square(gnorm_squares, terms.gnorm_squares);
-      if constexpr (pass == orthogonal_matrix_1_pass) orthogonal_matrix_1_at[i] = terms.orthogonal_matrix_1;
-      if constexpr (pass == orthogonal_matrix_2_pass) orthogonal_matrix_2_at[i] = terms.orthogonal_matrix_2;
-      if constexpr (pass == orthogonal_matrix_3_pass) orthogonal_matrix_3_at[i] = terms.orthogonal_matrix_3;
-      if constexpr (pass == normalized_squares_pass)
-        normalized_squares = plus_square(normalized_squares, terms.normalized_squares);
-      if constexpr (pass == share_sum_pass) share_sum += double(terms.share_sum);
-      if constexpr (pass == param_squares_pass) param_squares = plus_square(param_squares, terms.param_squares);
-      if constexpr (pass == update_squares_pass) update_squares = plus_square(update_squares, terms.update_squares);
-      if constexpr (pass == momentum_buffer_largest_pass)
-        momentum_buffer_largest = larger(momentum_buffer_largest, terms.momentum_buffer_largest);
-      if constexpr (pass == exp_avg_sq_largest_pass)
-        exp_avg_sq_largest = larger(exp_avg_sq_largest, terms.exp_avg_sq_largest);
+      for (int i = segment.begin; i < segment.end; ++i) {
+        [[maybe_unused]] const Terms terms = element(i);
+        if constexpr (pass == grad_squares_pass) grad_squares = plus_square(grad_squares, terms.grad_squares);
+        if constexpr (pass == gnorm_squares_pass) gnorm_squares = plus_square(gnorm_squares, terms.gnorm_squares);
+        if constexpr (pass == orthogonal_matrix_1_pass) orthogonal_matrix_1_at[i] = terms.orthogonal_matrix_1;
+        if constexpr (pass == orthogonal_matrix_2_pass) orthogonal_matrix_2_at[i] = terms.orthogonal_matrix_2;
+        if constexpr (pass == orthogonal_matrix_3_pass) orthogonal_matrix_3_at[i] = terms.orthogonal_matrix_3;
+        if constexpr (pass == normalized_row_squares_pass)
+          normalized_row_squares = plus_square(normalized_row_squares, terms.normalized_row_squares);
+        if constexpr (pass == share_sum_pass) share_sum += double(terms.share_sum);
+        if constexpr (pass == param_squares_pass) param_squares = plus_square(param_squares, terms.param_squares);
+        if constexpr (pass == update_squares_pass) update_squares = plus_square(update_squares, terms.update_squares);
+        if constexpr (pass == momentum_buffer_largest_pass)
+          momentum_buffer_largest = larger(momentum_buffer_largest, terms.momentum_buffer_largest);
+        if constexpr (pass == exp_avg_sq_largest_pass)
+          exp_avg_sq_largest = larger(exp_avg_sq_largest, terms.exp_avg_sq_largest);
+      }
+      if constexpr (pass == normalized_row_squares_pass)
+        lines.row(0)[segment.line - lines.first_row] += normalized_row_squares;
+      begin = segment.end;
     }
     if constexpr (pass == APPLY) {
       momentum_buffer_tile.measure();
@@ -84,7 +96,6 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   Sums& partial = partials_of<Sums>(call, c);
   if constexpr (pass == grad_squares_pass) partial.grad_squares = grad_squares;
   if constexpr (pass == gnorm_squares_pass) partial.gnorm_squares = gnorm_squares;
-  if constexpr (pass == normalized_squares_pass) partial.normalized_squares = normalized_squares;
   if constexpr (pass == share_sum_pass) partial.share_sum = share_sum;
   if constexpr (pass == param_squares_pass) partial.param_squares = param_squares;
   if constexpr (pass == update_squares_pass) partial.update_squares = update_squares;

@@ -11,7 +11,7 @@ constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, MomentumBufferCodec, E
 
 namespace step {
 
-using PassShared = Shared<KernelBooks, 8>;
+using PassShared = BandShared<KernelBooks, 7, row_sums>;
 
 // Adds up what the threads of a block have found.
 template <int pass>
@@ -21,18 +21,17 @@ __device__ __forceinline__ void store_sums(const Call& call, const Chunk& c, Pas
     Sums& partial = partials_of<Sums>(call, c);
     if constexpr (pass == grad_squares_pass) partial.grad_squares = shared.partial.sum(0);
     if constexpr (pass == gnorm_squares_pass) partial.gnorm_squares = shared.partial.sum(1);
-    if constexpr (pass == normalized_squares_pass) partial.normalized_squares = shared.partial.sum(2);
-    if constexpr (pass == share_sum_pass) partial.share_sum = shared.partial.sum(3);
-    if constexpr (pass == param_squares_pass) partial.param_squares = shared.partial.sum(4);
-    if constexpr (pass == update_squares_pass) partial.update_squares = shared.partial.sum(5);
-    if constexpr (pass == momentum_buffer_largest_pass) partial.momentum_buffer_largest = shared.partial.largest(6);
-    if constexpr (pass == exp_avg_sq_largest_pass) partial.exp_avg_sq_largest = shared.partial.largest(7);
+    if constexpr (pass == share_sum_pass) partial.share_sum = shared.partial.sum(2);
+    if constexpr (pass == param_squares_pass) partial.param_squares = shared.partial.sum(3);
+    if constexpr (pass == update_squares_pass) partial.update_squares = shared.partial.sum(4);
+    if constexpr (pass == momentum_buffer_largest_pass) partial.momentum_buffer_largest = shared.partial.largest(5);
+    if constexpr (pass == exp_avg_sq_largest_pass) partial.exp_avg_sq_largest = shared.partial.largest(6);
   }
   __syncthreads();
 }
 
 template <int pass>
-__device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars& scalars,
+__device__ __forceinline__ void run_tiles(const Call& call, const Tensor& t, const Chunk& c, const Scalars& scalars,
                                           PassShared& shared) {
   const int64_t first = first_element<RUN>(c);
   const Scalars s = scalars;
@@ -47,8 +46,7 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t));
   const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(Column::momentum_buffer),
       t.pointer(Column::exp_avg_sq), t.pointer(COMPENSATION));
-  double grad_squares = 0.0, gnorm_squares = 0.0, normalized_squares = 0.0, share_sum = 0.0, param_squares = 0.0,
-      update_squares = 0.0;
+  double grad_squares = 0.0, gnorm_squares = 0.0, share_sum = 0.0, param_squares = 0.0, update_squares = 0.0;
   uint32_t momentum_buffer_largest = 0, exp_avg_sq_largest = 0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const param_at = reads_param<pass> ? param_tile.open(place, shared.books) : nullptr;
@@ -58,6 +56,7 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
     auto* const exp_avg_sq_at = reads_exp_avg_sq<pass> ? exp_avg_sq_tile.open(place, shared.books) : nullptr;
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
+      const Line line = line_at(t, place.first + place.position(i));
       Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,
           reads_momentum_buffer<pass> ? load(momentum_buffer_at[i]) : 0.0f,
           reads_exp_avg_sq<pass> ? load(exp_avg_sq_at[i]) : 0.0f,
@@ -66,7 +65,9 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
           reads_orthogonal_matrix_2<pass> && place.inside(i)
           ? orthogonal_matrix_2_at[place.first + place.position(i)] : 0.0f,
           reads_orthogonal_matrix_3<pass> && place.inside(i)
-          ? orthogonal_matrix_3_at[place.first + place.position(i)] : 0.0f};
+          ? orthogonal_matrix_3_at[place.first + place.position(i)] : 0.0f,
+          reads_update_factor<pass> && place.inside(i)
+          ? t.pointer<float>(Column::step_update_factor)[line.matrix] : 0.0f};
       [[maybe_unused]] const Terms terms = run_element(x, s);
       if constexpr (pass == APPLY) {
         store(param_at[i], x.param);
@@ -75,8 +76,6 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
       } else if (place.inside(i)) {
         if constexpr (pass == grad_squares_pass) grad_squares = plus_square(grad_squares, terms.grad_squares);
         if constexpr (pass == gnorm_squares_pass) gnorm_squares = plus_square(gnorm_squares, terms.gnorm_squares);
-        if constexpr (pass == normalized_squares_pass)
-          normalized_squares = plus_square(normalized_squares, terms.normalized_squares);
         if constexpr (pass == share_sum_pass) share_sum += double(terms.share_sum);
         if constexpr (pass == param_squares_pass) param_squares = plus_square(param_squares, terms.param_squares);
         if constexpr (pass == update_squares_pass) update_squares = plus_square(update_squares, terms.update_squares);
@@ -107,13 +106,83 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
   if constexpr (pass != APPLY) {
     if constexpr (pass == grad_squares_pass) shared.partial.add(0, grad_squares);
     if constexpr (pass == gnorm_squares_pass) shared.partial.add(1, gnorm_squares);
-    if constexpr (pass == normalized_squares_pass) shared.partial.add(2, normalized_squares);
-    if constexpr (pass == share_sum_pass) shared.partial.add(3, share_sum);
-    if constexpr (pass == param_squares_pass) shared.partial.add(4, param_squares);
-    if constexpr (pass == update_squares_pass) shared.partial.add(5, update_squares);
-    if constexpr (pass == momentum_buffer_largest_pass) shared.partial.add_max(6, momentum_buffer_largest);
-    if constexpr (pass == exp_avg_sq_largest_pass) shared.partial.add_max(7, exp_avg_sq_largest);
+    if constexpr (pass == share_sum_pass) shared.partial.add(2, share_sum);
+    if constexpr (pass == param_squares_pass) shared.partial.add(3, param_squares);
+    if constexpr (pass == update_squares_pass) shared.partial.add(4, update_squares);
+    if constexpr (pass == momentum_buffer_largest_pass) shared.partial.add_max(5, momentum_buffer_largest);
+    if constexpr (pass == exp_avg_sq_largest_pass) shared.partial.add_max(6, exp_avg_sq_largest);
     store_sums<pass>(call, c, shared);
+  }
+}
+
+template <int pass>
+__device__ __forceinline__ void run_bands(const Call& call, const Tensor& t, const Chunk& c, const Scalars& scalars,
+                                          PassShared& shared) {
+  const Scalars s = scalars;
+  float* const orthogonal_matrix_1_at = t.pointer<float>(Column::step_orthogonal_matrix_1);
+  float* const orthogonal_matrix_2_at = t.pointer<float>(Column::step_orthogonal_matrix_2);
+  float* const orthogonal_matrix_3_at = t.pointer<float>(Column::step_orthogonal_matrix_3);
+  double grad_squares = 0.0, gnorm_squares = 0.0, share_sum = 0.0, param_squares = 0.0, update_squares = 0.0;
+  uint32_t momentum_buffer_largest = 0, exp_avg_sq_largest = 0;
+  const Band band(t, c, shared.rows);
+  for (int64_t first = 0; first < t.at(COLS); first += THREADS) {
+    const int64_t col = first + threadIdx.x;
+    const bool inside = col < t.at(COLS);
+    for (int row = 0; row < band.rows; ++row) {
+      [[maybe_unused]] const Line line = band.line(row, col);
+      const int64_t at = c.begin + row * t.at(COLS) + col;
+      double normalized_row_squares = 0.0;
+      if (inside) {
+        Element x{reads_param<pass>
+            ? read<ParamCodec>(t.pointer(PARAM), t.pointer(COMPENSATION), at, shared.books) : 0.0f,
+            reads_grad<pass> ? read<GradCodec>(t.grad, nullptr, at, shared.books) : 0.0f,
+            reads_momentum_buffer<pass>
+            ? read<MomentumBufferCodec>(t.pointer(Column::momentum_buffer), t.pointer(Column::momentum_buffer_absmax),
+                at, shared.books) : 0.0f,
+            reads_exp_avg_sq<pass>
+            ? read<ExpAvgSqCodec>(t.pointer(Column::exp_avg_sq), t.pointer(Column::exp_avg_sq_absmax), at, shared.books)
+            : 0.0f, reads_orthogonal_matrix_1<pass> ? orthogonal_matrix_1_at[at] : 0.0f,
+            reads_orthogonal_matrix_2<pass> ? orthogonal_matrix_2_at[at] : 0.0f,
+            reads_orthogonal_matrix_3<pass> ? orthogonal_matrix_3_at[at] : 0.0f,
+            reads_update_factor<pass> ? t.pointer<float>(Column::step_update_factor)[line.matrix] : 0.0f};
+        const Terms terms = run_element(x, s);
+        if constexpr (pass == grad_squares_pass) grad_squares = plus_square(grad_squares, terms.grad_squares);
+        if constexpr (pass == gnorm_squares_pass) gnorm_squares = plus_square(gnorm_squares, terms.gnorm_squares);
+        if constexpr (pass == share_sum_pass) share_sum += double(terms.share_sum);
+        if constexpr (pass == param_squares_pass) param_squares = plus_square(param_squares, terms.param_squares);
+        if constexpr (pass == update_squares_pass) update_squares = plus_square(update_squares, terms.update_squares);
+        if constexpr (pass == momentum_buffer_largest_pass)
+          momentum_buffer_largest = larger(momentum_buffer_largest, terms.momentum_buffer_largest);
+        if constexpr (pass == exp_avg_sq_largest_pass)
+          exp_avg_sq_largest = larger(exp_avg_sq_largest, terms.exp_avg_sq_largest);
+        if constexpr (pass == normalized_row_squares_pass)
+          normalized_row_squares = plus_square(normalized_row_squares, terms.normalized_row_squares);
+        if constexpr (pass == orthogonal_matrix_1_pass) orthogonal_matrix_1_at[at] = terms.orthogonal_matrix_1;
+        if constexpr (pass == orthogonal_matrix_2_pass) orthogonal_matrix_2_at[at] = terms.orthogonal_matrix_2;
+        if constexpr (pass == orthogonal_matrix_3_pass) orthogonal_matrix_3_at[at] = terms.orthogonal_matrix_3;
+      }
+      if constexpr (pass == normalized_row_squares_pass) band.add_row(0, row, normalized_row_squares, shared.rows);
+    }
+  }
+  if constexpr (pass == normalized_row_squares_pass)
+    band.store_rows(0, t.pointer<float>(Column::step_normalized_row_squares), shared.rows);
+  if constexpr (pass == grad_squares_pass) shared.partial.add(0, grad_squares);
+  if constexpr (pass == gnorm_squares_pass) shared.partial.add(1, gnorm_squares);
+  if constexpr (pass == share_sum_pass) shared.partial.add(2, share_sum);
+  if constexpr (pass == param_squares_pass) shared.partial.add(3, param_squares);
+  if constexpr (pass == update_squares_pass) shared.partial.add(4, update_squares);
+  if constexpr (pass == momentum_buffer_largest_pass) shared.partial.add_max(5, momentum_buffer_largest);
+  if constexpr (pass == exp_avg_sq_largest_pass) shared.partial.add_max(6, exp_avg_sq_largest);
+  store_sums<pass>(call, c, shared);
+}
+
+template <int pass>
+__device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars& s,
+                                          PassShared& shared) {
+  if constexpr (in_bands<pass>) {
+    run_bands<pass>(call, t, c, s, shared);
+  } else {
+    run_tiles<pass>(call, t, c, s, shared);
   }
 }
 

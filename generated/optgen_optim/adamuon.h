@@ -8,7 +8,7 @@
 //     orthogonal = orthogonalized(direction)
 //     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * orthogonal * orthogonal
 //     normalized = orthogonal / (sqrt(exp_avg_sq) + eps)
-//     update = normalized * (0.2 * sqrt(rows * cols) / (norm(normalized) + eps))
+//     update = normalized * (0.2 * sqrt(rows * cols) / (norm(normalized, over=matrix) + eps))
 //
 // apply:
 //     param = param * (1 - lr * weight_decay)
@@ -60,7 +60,8 @@ constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 // Columns of the table of addresses, after those of every rule.
 struct Column {
   enum { momentum_buffer = BASE_COLUMNS, momentum_buffer_absmax, exp_avg_sq, exp_avg_sq_absmax, gnorm_vec,
-      step_orthogonal_matrix_1, step_orthogonal_matrix_2, step_orthogonal_matrix_3, END };
+      step_update_factor, step_normalized_row_squares_matrix_sum, step_normalized_row_squares, step_orthogonal_matrix_1,
+      step_orthogonal_matrix_2, step_orthogonal_matrix_3, END };
 };
 
 namespace step {
@@ -72,13 +73,17 @@ constexpr int momentum_buffer_largest_pass = momentum_buffer_tensorwise ? before
 constexpr int update_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
-constexpr int normalized_squares_pass = before(APPLY, update_squares_pass, share_sum_pass);
+constexpr int normalized_row_squares_pass = before(APPLY, nonfinite_is_skip ? exp_avg_sq_largest_pass : NEVER,
+    nonfinite_is_skip ? momentum_buffer_largest_pass : NEVER, update_squares_pass, share_sum_pass);
 constexpr int orthogonal_matrix_3_pass = !ns_schedule_is_constant && !ns_schedule_is_quintic
-    ? before(APPLY, exp_avg_sq_largest_pass, update_squares_pass, share_sum_pass, normalized_squares_pass) : NEVER;
+    ? before(APPLY, exp_avg_sq_largest_pass, nonfinite_is_skip ? momentum_buffer_largest_pass : NEVER,
+        update_squares_pass, share_sum_pass, normalized_row_squares_pass) : NEVER;
 constexpr int orthogonal_matrix_2_pass = !ns_schedule_is_constant && ns_schedule_is_quintic
-    ? before(APPLY, exp_avg_sq_largest_pass, update_squares_pass, share_sum_pass, normalized_squares_pass) : NEVER;
+    ? before(APPLY, exp_avg_sq_largest_pass, nonfinite_is_skip ? momentum_buffer_largest_pass : NEVER,
+        update_squares_pass, share_sum_pass, normalized_row_squares_pass) : NEVER;
 constexpr int orthogonal_matrix_1_pass = ns_schedule_is_constant
-    ? before(APPLY, exp_avg_sq_largest_pass, update_squares_pass, share_sum_pass, normalized_squares_pass) : NEVER;
+    ? before(APPLY, exp_avg_sq_largest_pass, nonfinite_is_skip ? momentum_buffer_largest_pass : NEVER,
+        update_squares_pass, share_sum_pass, normalized_row_squares_pass) : NEVER;
 constexpr int gnorm_squares_pass = percentile_clipping_below_100
     ? before(APPLY, momentum_buffer_largest_pass, cautious ? update_squares_pass : NEVER, share_sum_pass,
         orthogonal_matrix_3_pass, orthogonal_matrix_2_pass, orthogonal_matrix_1_pass) : NEVER;
@@ -91,13 +96,27 @@ template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squa
 template <int pass> constexpr bool reads_momentum_buffer = is_one_of(pass, APPLY, orthogonal_matrix_1_pass,
     orthogonal_matrix_2_pass, orthogonal_matrix_3_pass, momentum_buffer_largest_pass);
 template <int pass> constexpr bool reads_exp_avg_sq =
-    is_one_of(pass, APPLY, normalized_squares_pass, share_sum_pass, update_squares_pass, exp_avg_sq_largest_pass);
-template <int pass> constexpr bool reads_orthogonal_matrix_1 = ns_schedule_is_constant
-    && is_one_of(pass, APPLY, normalized_squares_pass, share_sum_pass, update_squares_pass, exp_avg_sq_largest_pass);
-template <int pass> constexpr bool reads_orthogonal_matrix_2 = !ns_schedule_is_constant && ns_schedule_is_quintic
-    && is_one_of(pass, APPLY, normalized_squares_pass, share_sum_pass, update_squares_pass, exp_avg_sq_largest_pass);
-template <int pass> constexpr bool reads_orthogonal_matrix_3 = !ns_schedule_is_constant && !ns_schedule_is_quintic
-    && is_one_of(pass, APPLY, normalized_squares_pass, share_sum_pass, update_squares_pass, exp_avg_sq_largest_pass);
+    is_one_of(pass, APPLY, normalized_row_squares_pass, share_sum_pass, update_squares_pass, exp_avg_sq_largest_pass)
+    || (nonfinite_is_skip && pass == momentum_buffer_largest_pass);
+template <int pass> constexpr bool reads_orthogonal_matrix_1 = (ns_schedule_is_constant
+    && is_one_of(pass, APPLY, normalized_row_squares_pass, share_sum_pass, update_squares_pass,
+        exp_avg_sq_largest_pass))
+    || (nonfinite_is_skip && ns_schedule_is_constant && pass == momentum_buffer_largest_pass);
+template <int pass> constexpr bool reads_orthogonal_matrix_2 = (!ns_schedule_is_constant && ns_schedule_is_quintic
+    && is_one_of(pass, APPLY, normalized_row_squares_pass, share_sum_pass, update_squares_pass,
+        exp_avg_sq_largest_pass))
+    || (nonfinite_is_skip && !ns_schedule_is_constant && ns_schedule_is_quintic
+        && pass == momentum_buffer_largest_pass);
+template <int pass> constexpr bool reads_orthogonal_matrix_3 = (!ns_schedule_is_constant && !ns_schedule_is_quintic
+    && is_one_of(pass, APPLY, normalized_row_squares_pass, share_sum_pass, update_squares_pass,
+        exp_avg_sq_largest_pass))
+    || (nonfinite_is_skip && !ns_schedule_is_constant && !ns_schedule_is_quintic
+        && pass == momentum_buffer_largest_pass);
+template <int pass> constexpr bool reads_update_factor = is_one_of(pass, APPLY, share_sum_pass, update_squares_pass)
+    || (nonfinite_is_skip && is_one_of(pass, momentum_buffer_largest_pass, exp_avg_sq_largest_pass));
+template <int pass> constexpr bool walks_lines = pass == normalized_row_squares_pass || reads_update_factor<pass>;
+template <int pass> constexpr bool in_bands = is_one_of(pass, 3, 4, 5);
+constexpr int row_sums = 1, col_sums = 0;
 
 struct Values {
   double lr, weight_decay, momentum, beta2, ns_a, ns_b, ns_c, eps, ns_steps, max_grad_norm, percentile_clipping,
@@ -105,24 +124,25 @@ struct Values {
 };
 
 struct Sums {
-  double grad_squares, gnorm_squares, normalized_squares, share_sum, param_squares, update_squares,
-      momentum_buffer_largest, exp_avg_sq_largest;
+  double grad_squares, gnorm_squares, share_sum, param_squares, update_squares, momentum_buffer_largest,
+      exp_avg_sq_largest;
 };
 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, momentum, beta2, eps, one_minus_momentum, one_minus_beta2, update_factor, one_minus_lr_times_weight_decay,
-      new_momentum_buffer_absmax, new_exp_avg_sq_absmax;
+  float lr, momentum, beta2, eps, inverse_grad_scale_2, one_minus_momentum, one_minus_beta2,
+      one_minus_lr_times_weight_decay, new_momentum_buffer_absmax, new_exp_avg_sq_absmax;
 };
 
 struct Element {
-  float param, grad, momentum_buffer, exp_avg_sq, orthogonal_matrix_1, orthogonal_matrix_2, orthogonal_matrix_3;
+  float param, grad, momentum_buffer, exp_avg_sq, orthogonal_matrix_1, orthogonal_matrix_2, orthogonal_matrix_3,
+      update_factor;
 };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
-  float grad_squares, gnorm_squares, orthogonal_matrix_1, orthogonal_matrix_2, orthogonal_matrix_3, normalized_squares,
-      share_sum, param_squares, update_squares, momentum_buffer_largest, exp_avg_sq_largest;
+  float grad_squares, gnorm_squares, orthogonal_matrix_1, orthogonal_matrix_2, orthogonal_matrix_3,
+      normalized_row_squares, share_sum, param_squares, update_squares, momentum_buffer_largest, exp_avg_sq_largest;
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
@@ -133,14 +153,27 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double rows = double(t.at(ROWS));
   const double cols = double(t.at(COLS));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
+  float* const normalized_row_squares = t.pointer<float>(Column::step_normalized_row_squares);
+  float* const normalized_row_squares_matrix_sum = t.pointer<float>(Column::step_normalized_row_squares_matrix_sum);
+  float* const update_factor = t.pointer<float>(Column::step_update_factor);
   Scalars s{};
   s.lr = float(values.lr);
   s.momentum = float(values.momentum);
   s.beta2 = float(values.beta2);
   s.eps = float(values.eps);
+  if constexpr (nonfinite_is_skip) s.inverse_grad_scale_2 = float(1.0 / values.grad_scale);
   if constexpr (momentum_form_is_average) s.one_minus_momentum = float(1.0 - values.momentum);
   s.one_minus_beta2 = float(1.0 - values.beta2);
-  s.update_factor = float(0.2 * optgen::sqrt(rows * cols) / (optgen::sqrt(sums.normalized_squares) + values.eps));
+  const double c0p2_times_sqrt_rows_times_cols = 0.2 * optgen::sqrt(rows * cols);
+  if constexpr (is_found(pass, normalized_row_squares_pass))
+    each(t.count(false, false), [&](int64_t i) {
+      normalized_row_squares_matrix_sum[i] = float(line_sum(normalized_row_squares + i * t.at(ROWS), t.at(ROWS)));
+    });
+  if constexpr (is_found(pass, normalized_row_squares_pass))
+    each(t.count(false, false), [&](int64_t i) {
+      update_factor[i] = float(c0p2_times_sqrt_rows_times_cols)
+          / (optgen::sqrt(normalized_row_squares_matrix_sum[i]) + float(values.eps));
+    });
   s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
   s.new_momentum_buffer_absmax = float(optgen::scale_of(sums.momentum_buffer_largest));
   s.new_exp_avg_sq_absmax = float(optgen::scale_of(sums.exp_avg_sq_largest));
@@ -154,10 +187,13 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, momentum_buffer = x.momentum_buffer, exp_avg_sq = x.exp_avg_sq,
       orthogonal_matrix_1 = x.orthogonal_matrix_1, orthogonal_matrix_2 = x.orthogonal_matrix_2,
-      orthogonal_matrix_3 = x.orthogonal_matrix_3;
+      orthogonal_matrix_3 = x.orthogonal_matrix_3, update_factor = x.update_factor;
   terms.param_squares = param;
   bool active;
   grad_stage(grad, active, s, terms);
+  const float stage_grad = grad;
+  if constexpr (nonfinite_is_skip)
+    grad = optgen::isfinite(grad_scale_given ? x.grad * s.inverse_grad_scale_2 : x.grad) ? grad : OPTGEN_NAN;
   float ahead;
   float buffer;
   if constexpr (momentum_form_is_average) {
@@ -181,9 +217,13 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   }
   exp_avg_sq = s.beta2 * exp_avg_sq + s.one_minus_beta2 * orthogonal * orthogonal;
   const float normalized = orthogonal / (optgen::sqrt(exp_avg_sq) + s.eps);
-  terms.normalized_squares = normalized;
-  float update = normalized * s.update_factor;
-  update_stage(update, grad, s, terms);
+  terms.normalized_row_squares = normalized;
+  float update = normalized * update_factor;
+  if constexpr (nonfinite_is_skip) {
+    active = active && optgen::isfinite(update);
+    update = optgen::isfinite(update) ? update : 0.0f;
+  }
+  update_stage(update, stage_grad, s, terms);
   param = param * s.one_minus_lr_times_weight_decay;
   param = param - s.lr * update;
   x.param = active ? param : x.param;
@@ -195,15 +235,16 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 }
 
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
-  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
   finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
-  finish_sum<pass == gnorm_squares_pass>(call, t, &Sums::gnorm_squares);
-  finish_sum<pass == normalized_squares_pass>(call, t, &Sums::normalized_squares);
-  finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
-  finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
-  finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
-  finish_max<pass == momentum_buffer_largest_pass>(call, t, &Sums::momentum_buffer_largest);
-  finish_max<pass == exp_avg_sq_largest_pass>(call, t, &Sums::exp_avg_sq_largest);
+  finish_sum<pass == gnorm_squares_pass, in_bands<pass>>(call, t, &Sums::gnorm_squares);
+  finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
+  finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
+  finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
+  finish_max<pass == momentum_buffer_largest_pass, in_bands<pass>>(call, t, &Sums::momentum_buffer_largest);
+  finish_max<pass == exp_avg_sq_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_sq_largest);
+  if constexpr (pass == normalized_row_squares_pass)
+    finish_rows(call, t, row_sums, 0, t.pointer<float>(Column::step_normalized_row_squares));
   if constexpr (pass == APPLY) {
     const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;

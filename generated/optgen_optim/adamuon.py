@@ -47,6 +47,7 @@ def _step_values(
     return {
         "inverse_grad_scale": m.divide(1.0, grad_scale),
         "clip_all": clip_all,
+        "inverse_grad_scale_2": m.divide(1.0, grad_scale),
         "one_minus_momentum": 1.0 - momentum,
         "one_minus_beta2": 1.0 - beta2,
         "min_one_max_unorm": m.minimum(1.0, max_unorm),
@@ -65,15 +66,15 @@ _step_block = Block(
         Pass("step_reduce_2", "gnorm_squares orthogonal_matrix_1 orthogonal_matrix_2 orthogonal_matrix_3"),
         Pass(
             "step_reduce_3",
-            "gnorm_squares orthogonal_matrix_1 orthogonal_matrix_2 orthogonal_matrix_3 normalized_squares",
+            "gnorm_squares orthogonal_matrix_1 orthogonal_matrix_2 orthogonal_matrix_3 normalized_row_squares",
         ),
         Pass(
             "step_reduce_4",
-            "orthogonal_matrix_1 orthogonal_matrix_2 orthogonal_matrix_3 normalized_squares share_sum",
+            "orthogonal_matrix_1 orthogonal_matrix_2 orthogonal_matrix_3 normalized_row_squares share_sum",
         ),
         Pass(
             "step_reduce_5",
-            "param_squares normalized_squares share_sum update_squares momentum_buffer_largest exp_avg_sq_largest",
+            "param_squares normalized_row_squares share_sum update_squares momentum_buffer_largest exp_avg_sq_largest",
         ),
         Pass("step_apply"),
     ),
@@ -94,7 +95,13 @@ _step_block = Block(
         Partial(
             "orthogonal_matrix_1",
             lambda f: f.ns_schedule_is_constant,
-            before="normalized_squares share_sum update_squares exp_avg_sq_largest",
+            before={
+                "normalized_row_squares": always,
+                "share_sum": always,
+                "update_squares": always,
+                "momentum_buffer_largest": lambda f: f.nonfinite_is_skip,
+                "exp_avg_sq_largest": always,
+            },
             over="element",
             op="newton_schulz",
             settings=("ns_steps", "ns_a", "ns_b", "ns_c", "eps"),
@@ -102,7 +109,13 @@ _step_block = Block(
         Partial(
             "orthogonal_matrix_2",
             lambda f: not f.ns_schedule_is_constant and f.ns_schedule_is_quintic,
-            before="normalized_squares share_sum update_squares exp_avg_sq_largest",
+            before={
+                "normalized_row_squares": always,
+                "share_sum": always,
+                "update_squares": always,
+                "momentum_buffer_largest": lambda f: f.nonfinite_is_skip,
+                "exp_avg_sq_largest": always,
+            },
             over="element",
             op="quintic",
             settings=("ns_steps", "eps"),
@@ -110,12 +123,27 @@ _step_block = Block(
         Partial(
             "orthogonal_matrix_3",
             lambda f: not f.ns_schedule_is_constant and not f.ns_schedule_is_quintic,
-            before="normalized_squares share_sum update_squares exp_avg_sq_largest",
+            before={
+                "normalized_row_squares": always,
+                "share_sum": always,
+                "update_squares": always,
+                "momentum_buffer_largest": lambda f: f.nonfinite_is_skip,
+                "exp_avg_sq_largest": always,
+            },
             over="element",
             op="polar_express",
             settings=("ns_steps", "eps"),
         ),
-        Partial("normalized_squares", before="share_sum update_squares"),
+        Partial(
+            "normalized_row_squares",
+            before={
+                "share_sum": always,
+                "update_squares": always,
+                "momentum_buffer_largest": lambda f: f.nonfinite_is_skip,
+                "exp_avg_sq_largest": lambda f: f.nonfinite_is_skip,
+            },
+            over="row",
+        ),
         Partial("share_sum", lambda f: f.cautious, before="update_squares"),
         Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
         Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
@@ -126,6 +154,9 @@ _step_block = Block(
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     arrays=(
+        Array("update_factor", "matrix", always),
+        Array("normalized_row_squares_matrix_sum", "matrix", always),
+        Array("normalized_row_squares", "row", always),
         Array("orthogonal_matrix_1", "element", lambda f: f.ns_schedule_is_constant),
         Array("orthogonal_matrix_2", "element", lambda f: not f.ns_schedule_is_constant and f.ns_schedule_is_quintic),
         Array(

@@ -20,6 +20,9 @@ def step(t: View) -> Results:
     if (left := grad_stage(t)) is None:
         return t.taken
     grad, active, gnorm_vec = left
+    stage_grad = grad
+    if f.nonfinite_is_skip:
+        grad = m.where(m.isfinite(t.grad * v.inverse_grad_scale_2 if f.grad_scale_given else t.grad), grad, m.NAN)
     if f.momentum_form_is_average:
         buffer = v.momentum * s.momentum_buffer + v.one_minus_momentum * grad
         ahead = v.one_minus_momentum * grad + v.momentum * buffer
@@ -55,10 +58,15 @@ def step(t: View) -> Results:
         orthogonal = sums.orthogonal_matrix_3
     exp_avg_sq = v.beta2 * s.exp_avg_sq + v.one_minus_beta2 * orthogonal * orthogonal
     normalized = orthogonal / (m.sqrt(exp_avg_sq) + v.eps)
-    if "normalized_squares" in t.wanted and t.ends(normalized_squares=m.total_squares(normalized)):
+    if "normalized_row_squares" in t.wanted and t.ends(normalized_row_squares=m.row_squares(normalized)):
         return t.taken
-    update = normalized * (0.2 * m.sqrt(t.rows * t.cols) / (m.sqrt(sums.normalized_squares) + v.eps))
-    if (left := update_stage(t, update, grad)) is None:
+    update = normalized * (
+        0.2 * m.sqrt(t.rows * t.cols) / (m.sqrt(m.total_of(sums.normalized_row_squares, "matrix")) + v.eps)
+    )
+    if f.nonfinite_is_skip:
+        active = m.both(active, m.isfinite(update))
+        update = m.where(m.isfinite(update), update, 0.0)
+    if (left := update_stage(t, update, stage_grad)) is None:
         return t.taken
     update = left
     param = t.param * v.one_minus_lr_times_weight_decay

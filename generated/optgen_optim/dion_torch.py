@@ -11,39 +11,7 @@ from typing import Any
 from optgen.runtime import torch_math as m
 from optgen.runtime.engines.torch_engine import Results, View
 
-from .shared_torch import grad_stage
-
-
-def update_stage(t: View, grad: Any) -> Any:
-    """Run the stage `update`; None where a pass ends in it."""
-    f, v, sums = t.flags, t.values, t.sums
-    update = sums.update_matrix
-    if f.cautious:
-        agrees = m.either(m.both(sums.update_matrix > 0.0, grad > 0.0), m.both(sums.update_matrix < 0.0, grad < 0.0))
-        if "share_sum" in t.wanted and t.ends(share_sum=m.total(m.where(agrees, 1.0, 0.0))):
-            return None
-        share = m.maximum(sums.share_sum / t.numel, 0.001)
-        update = sums.update_matrix * m.where(agrees, 1.0 / share, 0.0)
-    if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
-        return None
-    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        param_norm = m.sqrt(sums.param_squares)
-        update_norm = m.sqrt(sums.update_squares)
-    if f.trust_ratio_is_lamb:
-        ratio = param_norm / update_norm
-        if f.min_trust_ratio_above_0:
-            ratio = m.maximum(ratio, v.min_trust_ratio)
-        if f.max_trust_ratio_above_0:
-            ratio = m.minimum(ratio, v.max_trust_ratio)
-        ratio = m.where(m.both(param_norm > 0.0, update_norm > 0.0), ratio, 1.0)
-        if f.max_unorm_above_0:
-            ratio = ratio * v.min_one_max_unorm
-        update = ratio * update
-    elif f.max_unorm_above_0:
-        bound = v.max_unorm * param_norm
-        shrink = m.where(m.both(bound > 0.0, update_norm > bound), bound / update_norm, 1.0)
-        update = shrink * update
-    return update
+from .shared_torch import grad_stage, update_stage
 
 
 def step(t: View) -> Results:
@@ -54,10 +22,14 @@ def step(t: View) -> Results:
     if (left := grad_stage(t)) is None:
         return t.taken
     grad, active, gnorm_vec = left
+    stage_grad = grad
+    if f.nonfinite_is_skip:
+        grad = m.where(m.isfinite(t.grad * v.inverse_grad_scale_2 if f.grad_scale_given else t.grad), grad, m.NAN)
     if "update_matrix" in t.wanted and t.ends(update_matrix=t.run_matrices(grad)):
         return t.taken
     active = m.both(active, m.isfinite(sums.update_matrix))
-    if (left := update_stage(t, grad)) is None:
+    update = m.where(m.isfinite(sums.update_matrix), sums.update_matrix, 0.0)
+    if (left := update_stage(t, update, stage_grad)) is None:
         return t.taken
     update = left
     param = t.param - v.lr_times_weight_decay * t.param

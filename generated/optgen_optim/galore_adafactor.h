@@ -108,7 +108,7 @@ OPTGEN_INLINE void update_stage(float& update, float grad, const UpdateScalars& 
 }
 
 // Values that all elements of a tensor share.
-struct Scalars : GradScalars, UpdateScalars { float weight_decay_times_rate; };
+struct Scalars : GradScalars, UpdateScalars { float inverse_grad_scale_2, weight_decay_times_rate; };
 
 struct Element { float param, grad, update_matrix; };
 
@@ -122,6 +122,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   Scalars s{};
+  if constexpr (nonfinite_is_skip) s.inverse_grad_scale_2 = float(1.0 / values.grad_scale);
   double rate = values.lr;
   if constexpr (relative_step) {
     if constexpr (warmup_init) {
@@ -144,10 +145,13 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   terms.param_squares = param;
   bool active;
   grad_stage(grad, active, s, terms);
+  const float stage_grad = grad;
+  if constexpr (nonfinite_is_skip)
+    grad = optgen::isfinite(grad_scale_given ? x.grad * s.inverse_grad_scale_2 : x.grad) ? grad : OPTGEN_NAN;
   terms.update_matrix = grad;
   active = active && optgen::isfinite(update_matrix);
-  float update = update_matrix;
-  update_stage(update, grad, s, terms);
+  float update = optgen::isfinite(update_matrix) ? update_matrix : 0.0f;
+  update_stage(update, stage_grad, s, terms);
   param = param - s.weight_decay_times_rate * param;
   param = param - update;
   x.param = active ? param : x.param;

@@ -40,7 +40,11 @@ def _step_values(max_grad_norm: float, grad_scale: float, grad_squares_all: floa
     """Values that `step` reads and that all parameters of a group share."""
     # clip_all = min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
     clip_all = m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06))
-    return {"inverse_grad_scale": m.divide(1.0, grad_scale), "clip_all": clip_all}
+    return {
+        "inverse_grad_scale": m.divide(1.0, grad_scale),
+        "clip_all": clip_all,
+        "inverse_grad_scale_2": m.divide(1.0, grad_scale),
+    }
 
 
 _step_block = Block(
@@ -65,7 +69,7 @@ _step_block = Block(
         Partial("param_squares", lambda f: f.max_unorm_above_0 or f.scale_parameter),
         Partial("update_squares", lambda f: f.max_unorm_above_0),
     ),
-    scalars=6,
+    scalars=7,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     arrays=(Array("update_matrix", "element", always),),

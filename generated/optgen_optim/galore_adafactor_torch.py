@@ -15,16 +15,15 @@ from optgen.runtime.engines.torch_engine import Results, View
 from .shared_torch import grad_stage
 
 
-def update_stage(t: View, grad: Any) -> Any:
+def update_stage(t: View, update: Any, grad: Any) -> Any:
     """Run the stage `update`; None where a pass ends in it."""
     f, v, sums = t.flags, t.values, t.sums
-    update = sums.update_matrix
     if f.cautious:
-        agrees = m.either(m.both(sums.update_matrix > 0.0, grad > 0.0), m.both(sums.update_matrix < 0.0, grad < 0.0))
+        agrees = m.either(m.both(update > 0.0, grad > 0.0), m.both(update < 0.0, grad < 0.0))
         if "share_sum" in t.wanted and t.ends(share_sum=m.total(m.where(agrees, 1.0, 0.0))):
             return None
         share = m.maximum(sums.share_sum / t.numel, 0.001)
-        update = sums.update_matrix * m.where(agrees, 1.0 / share, 0.0)
+        update = update * m.where(agrees, 1.0 / share, 0.0)
     if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
         return None
     if f.max_unorm_above_0:
@@ -44,10 +43,14 @@ def step(t: View) -> Results:
     if (left := grad_stage(t)) is None:
         return t.taken
     grad, active, gnorm_vec = left
+    stage_grad = grad
+    if f.nonfinite_is_skip:
+        grad = m.where(m.isfinite(t.grad * v.inverse_grad_scale_2 if f.grad_scale_given else t.grad), grad, m.NAN)
     if "update_matrix" in t.wanted and t.ends(update_matrix=t.run_matrices(grad)):
         return t.taken
     active = m.both(active, m.isfinite(sums.update_matrix))
-    if (left := update_stage(t, grad)) is None:
+    update = m.where(m.isfinite(sums.update_matrix), sums.update_matrix, 0.0)
+    if (left := update_stage(t, update, stage_grad)) is None:
         return t.taken
     update = left
     rate = v.lr

@@ -76,12 +76,15 @@ constexpr int momentum_buffer_largest_pass = momentum_buffer_tensorwise ? before
 constexpr int update_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
-constexpr int orthogonal_matrix_3_pass =
-    !ns_schedule_is_constant && !ns_schedule_is_quintic ? before(APPLY, update_squares_pass, share_sum_pass) : NEVER;
-constexpr int orthogonal_matrix_2_pass =
-    !ns_schedule_is_constant && ns_schedule_is_quintic ? before(APPLY, update_squares_pass, share_sum_pass) : NEVER;
-constexpr int orthogonal_matrix_1_pass =
-    ns_schedule_is_constant ? before(APPLY, update_squares_pass, share_sum_pass) : NEVER;
+constexpr int orthogonal_matrix_3_pass = !ns_schedule_is_constant && !ns_schedule_is_quintic
+    ? before(APPLY, nonfinite_is_skip ? momentum_buffer_largest_pass : NEVER, update_squares_pass, share_sum_pass)
+    : NEVER;
+constexpr int orthogonal_matrix_2_pass = !ns_schedule_is_constant && ns_schedule_is_quintic
+    ? before(APPLY, nonfinite_is_skip ? momentum_buffer_largest_pass : NEVER, update_squares_pass, share_sum_pass)
+    : NEVER;
+constexpr int orthogonal_matrix_1_pass = ns_schedule_is_constant
+    ? before(APPLY, nonfinite_is_skip ? momentum_buffer_largest_pass : NEVER, update_squares_pass, share_sum_pass)
+    : NEVER;
 constexpr int gnorm_squares_pass = percentile_clipping_below_100
     ? before(APPLY, momentum_buffer_largest_pass, cautious ? update_squares_pass : NEVER, share_sum_pass,
         orthogonal_matrix_3_pass, orthogonal_matrix_2_pass, orthogonal_matrix_1_pass) : NEVER;
@@ -93,11 +96,16 @@ template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squa
 template <int pass> constexpr bool reads_momentum_buffer = is_one_of(pass, APPLY, orthogonal_matrix_1_pass,
     orthogonal_matrix_2_pass, orthogonal_matrix_3_pass, momentum_buffer_largest_pass);
 template <int pass> constexpr bool reads_orthogonal_matrix_1 =
-    ns_schedule_is_constant && is_one_of(pass, APPLY, share_sum_pass, update_squares_pass);
+    (ns_schedule_is_constant && is_one_of(pass, APPLY, share_sum_pass, update_squares_pass))
+    || (nonfinite_is_skip && ns_schedule_is_constant && pass == momentum_buffer_largest_pass);
 template <int pass> constexpr bool reads_orthogonal_matrix_2 =
-    !ns_schedule_is_constant && ns_schedule_is_quintic && is_one_of(pass, APPLY, share_sum_pass, update_squares_pass);
+    (!ns_schedule_is_constant && ns_schedule_is_quintic && is_one_of(pass, APPLY, share_sum_pass, update_squares_pass))
+    || (nonfinite_is_skip && !ns_schedule_is_constant && ns_schedule_is_quintic
+        && pass == momentum_buffer_largest_pass);
 template <int pass> constexpr bool reads_orthogonal_matrix_3 =
-    !ns_schedule_is_constant && !ns_schedule_is_quintic && is_one_of(pass, APPLY, share_sum_pass, update_squares_pass);
+    (!ns_schedule_is_constant && !ns_schedule_is_quintic && is_one_of(pass, APPLY, share_sum_pass, update_squares_pass))
+    || (nonfinite_is_skip && !ns_schedule_is_constant && !ns_schedule_is_quintic
+        && pass == momentum_buffer_largest_pass);
 
 struct Values {
   double lr, weight_decay, momentum, ns_a, ns_b, ns_c, eps, ns_steps, max_grad_norm, percentile_clipping, max_unorm,
@@ -108,7 +116,8 @@ struct Sums { double grad_squares, gnorm_squares, share_sum, param_squares, upda
 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, momentum, one_minus_momentum, scale, one_minus_lr_times_weight_decay, new_momentum_buffer_absmax;
+  float lr, momentum, inverse_grad_scale_2, one_minus_momentum, scale, one_minus_lr_times_weight_decay,
+      new_momentum_buffer_absmax;
 };
 
 struct Element { float param, grad, momentum_buffer, orthogonal_matrix_1, orthogonal_matrix_2, orthogonal_matrix_3; };
@@ -130,6 +139,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   Scalars s{};
   s.lr = float(values.lr);
   s.momentum = float(values.momentum);
+  if constexpr (nonfinite_is_skip) s.inverse_grad_scale_2 = float(1.0 / values.grad_scale);
   if constexpr (momentum_form_is_average) s.one_minus_momentum = float(1.0 - values.momentum);
   double scale;
   if constexpr (adjust_lr_fn_is_match_rms_adamw) {
@@ -156,6 +166,9 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   terms.param_squares = param;
   bool active;
   grad_stage(grad, active, s, terms);
+  const float stage_grad = grad;
+  if constexpr (nonfinite_is_skip)
+    grad = optgen::isfinite(grad_scale_given ? x.grad * s.inverse_grad_scale_2 : x.grad) ? grad : OPTGEN_NAN;
   float ahead;
   float buffer;
   if constexpr (momentum_form_is_average) {
@@ -178,7 +191,11 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
     orthogonal = orthogonal_matrix_3;
   }
   float update = s.scale * orthogonal;
-  update_stage(update, grad, s, terms);
+  if constexpr (nonfinite_is_skip) {
+    active = active && optgen::isfinite(update);
+    update = optgen::isfinite(update) ? update : 0.0f;
+  }
+  update_stage(update, stage_grad, s, terms);
   param = param * s.one_minus_lr_times_weight_decay;
   param = param - s.lr * update;
   x.param = active ? param : x.param;

@@ -49,6 +49,7 @@ def _step_values(
     return {
         "inverse_grad_scale": m.divide(1.0, grad_scale),
         "clip_all": clip_all,
+        "inverse_grad_scale_2": m.divide(1.0, grad_scale),
         "one_minus_momentum": 1.0 - momentum,
         "min_one_max_unorm": m.minimum(1.0, max_unorm),
         "one_minus_lr_times_weight_decay": 1.0 - lr * weight_decay,
@@ -89,7 +90,11 @@ _step_block = Block(
         Partial(
             "orthogonal_matrix_1",
             lambda f: f.ns_schedule_is_constant,
-            before="share_sum update_squares",
+            before={
+                "share_sum": always,
+                "update_squares": always,
+                "momentum_buffer_largest": lambda f: f.nonfinite_is_skip,
+            },
             over="element",
             op="newton_schulz",
             settings=("ns_steps", "ns_a", "ns_b", "ns_c", "eps"),
@@ -97,7 +102,11 @@ _step_block = Block(
         Partial(
             "orthogonal_matrix_2",
             lambda f: not f.ns_schedule_is_constant and f.ns_schedule_is_quintic,
-            before="share_sum update_squares",
+            before={
+                "share_sum": always,
+                "update_squares": always,
+                "momentum_buffer_largest": lambda f: f.nonfinite_is_skip,
+            },
             over="element",
             op="quintic",
             settings=("ns_steps", "eps"),
@@ -105,7 +114,11 @@ _step_block = Block(
         Partial(
             "orthogonal_matrix_3",
             lambda f: not f.ns_schedule_is_constant and not f.ns_schedule_is_quintic,
-            before="share_sum update_squares",
+            before={
+                "share_sum": always,
+                "update_squares": always,
+                "momentum_buffer_largest": lambda f: f.nonfinite_is_skip,
+            },
             over="element",
             op="polar_express",
             settings=("ns_steps", "eps"),
@@ -115,7 +128,7 @@ _step_block = Block(
         Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
         Partial("momentum_buffer_largest", lambda f: f.momentum_buffer_tensorwise, op="max"),
     ),
-    scalars=12,
+    scalars=13,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     arrays=(

@@ -22,6 +22,9 @@ def step(t: View) -> Results:
     if (left := grad_stage(t)) is None:
         return t.taken
     grad, active, gnorm_vec = left
+    stage_grad = grad
+    if f.nonfinite_is_skip:
+        grad = m.where(m.isfinite(t.grad * v.inverse_grad_scale_2 if f.grad_scale_given else t.grad), grad, m.NAN)
     if f.momentum_form_is_average:
         buffer = v.momentum * s.momentum_buffer + v.one_minus_momentum * grad
         ahead = v.one_minus_momentum * grad + v.momentum * buffer
@@ -62,7 +65,10 @@ def step(t: View) -> Results:
             return t.taken
         orthogonal = sums.orthogonal_matrix_3
     update = scale * orthogonal
-    if (left := update_stage(t, update, grad)) is None:
+    if f.nonfinite_is_skip:
+        active = m.both(active, m.isfinite(update))
+        update = m.where(m.isfinite(update), update, 0.0)
+    if (left := update_stage(t, update, stage_grad)) is None:
         return t.taken
     update = left
     param = t.param * v.one_minus_lr_times_weight_decay

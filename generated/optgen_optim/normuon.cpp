@@ -13,12 +13,12 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
   Tile<MomentumBufferCodec> momentum_buffer_tile;
-  double grad_squares = 0.0, gnorm_squares = 0.0, orthogonal_squares = 0.0, normalized_squares = 0.0, share_sum = 0.0,
-      param_squares = 0.0, update_squares = 0.0;
+  double grad_squares = 0.0, gnorm_squares = 0.0, share_sum = 0.0, param_squares = 0.0, update_squares = 0.0;
   uint32_t momentum_buffer_largest = 0;
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t), t.at(START));
   const Lines lines = lines_of(call, t, c, row_sums);
-  if constexpr (pass == second_momentum_row_sum_pass) {
+  if constexpr (is_one_of(pass, second_momentum_row_sum_pass, orthogonal_row_squares_pass,
+      normalized_row_squares_pass)) {
     for (int64_t k = 0; k < lines.size(col_sums); ++k) lines.base[k] = 0.0;
   }
   for (int64_t at = c.begin; at < c.end; at += TILE) {
@@ -40,15 +40,18 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     if constexpr (reads_grad<pass> && pass != APPLY && !reads_momentum_buffer<pass>) grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<walks_lines<pass>>(t, at, begin, n);
-      const float sqrt_second_momentum_plus_c1em10_here = reads_sqrt_second_momentum_plus_c1em10<pass>
-          ? t.pointer<float>(Column::step_sqrt_second_momentum_plus_c1em10)[segment.row] : 0.0f;
+      const float root_here = reads_root<pass> ? t.pointer<float>(Column::step_root)[segment.row] : 0.0f;
+      const float update_factor_here =
+          reads_update_factor<pass> ? t.pointer<float>(Column::step_update_factor)[segment.matrix] : 0.0f;
       double second_momentum_row_sum = 0.0;
+      double orthogonal_row_squares = 0.0;
+      double normalized_row_squares = 0.0;
       const auto element = [&](int i) OPTGEN_INLINED {
         Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,
             reads_momentum_buffer<pass> ? load(momentum_buffer_at[i]) : 0.0f,
             reads_orthogonal_matrix_1<pass> ? orthogonal_matrix_1_at[i] : 0.0f,
             reads_orthogonal_matrix_2<pass> ? orthogonal_matrix_2_at[i] : 0.0f,
-            reads_orthogonal_matrix_3<pass> ? orthogonal_matrix_3_at[i] : 0.0f, sqrt_second_momentum_plus_c1em10_here};
+            reads_orthogonal_matrix_3<pass> ? orthogonal_matrix_3_at[i] : 0.0f, root_here, update_factor_here};
         const Terms terms = run_element(x, s);
         if constexpr (pass == APPLY) {
           store(param_at[i], x.param);
@@ -57,8 +60,8 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
         return terms;
       };
 #pragma omp simd \
-    reduction(+ : grad_squares, gnorm_squares, orthogonal_squares, normalized_squares, share_sum, param_squares, \
-        update_squares, second_momentum_row_sum) \
+    reduction(+ : grad_squares, gnorm_squares, share_sum, param_squares, update_squares, second_momentum_row_sum, \
+        orthogonal_row_squares, normalized_row_squares) \
     reduction(max : momentum_buffer_largest)
       for (int i = segment.begin; i < segment.end; ++i) {
         [[maybe_unused]] const Terms terms = element(i);
@@ -69,10 +72,10 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
         if constexpr (pass == orthogonal_matrix_3_pass) orthogonal_matrix_3_at[i] = terms.orthogonal_matrix_3;
         if constexpr (pass == second_momentum_row_sum_pass)
           second_momentum_row_sum += double(terms.second_momentum_row_sum);
-        if constexpr (pass == orthogonal_squares_pass)
-          orthogonal_squares = plus_square(orthogonal_squares, terms.orthogonal_squares);
-        if constexpr (pass == normalized_squares_pass)
-          normalized_squares = plus_square(normalized_squares, terms.normalized_squares);
+        if constexpr (pass == orthogonal_row_squares_pass)
+          orthogonal_row_squares = plus_square(orthogonal_row_squares, terms.orthogonal_row_squares);
+        if constexpr (pass == normalized_row_squares_pass)
+          normalized_row_squares = plus_square(normalized_row_squares, terms.normalized_row_squares);
         if constexpr (pass == share_sum_pass) share_sum += double(terms.share_sum);
         if constexpr (pass == param_squares_pass) param_squares = plus_square(param_squares, terms.param_squares);
         if constexpr (pass == update_squares_pass) update_squares = plus_square(update_squares, terms.update_squares);
@@ -81,6 +84,10 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
       }
       if constexpr (pass == second_momentum_row_sum_pass)
         lines.row(0)[segment.line - lines.first_row] += second_momentum_row_sum;
+      if constexpr (pass == orthogonal_row_squares_pass)
+        lines.row(1)[segment.line - lines.first_row] += orthogonal_row_squares;
+      if constexpr (pass == normalized_row_squares_pass)
+        lines.row(2)[segment.line - lines.first_row] += normalized_row_squares;
       begin = segment.end;
     }
     if constexpr (pass == APPLY) {
@@ -92,8 +99,6 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   Sums& partial = partials_of<Sums>(call, c);
   if constexpr (pass == grad_squares_pass) partial.grad_squares = grad_squares;
   if constexpr (pass == gnorm_squares_pass) partial.gnorm_squares = gnorm_squares;
-  if constexpr (pass == orthogonal_squares_pass) partial.orthogonal_squares = orthogonal_squares;
-  if constexpr (pass == normalized_squares_pass) partial.normalized_squares = normalized_squares;
   if constexpr (pass == share_sum_pass) partial.share_sum = share_sum;
   if constexpr (pass == param_squares_pass) partial.param_squares = param_squares;
   if constexpr (pass == update_squares_pass) partial.update_squares = update_squares;
@@ -101,27 +106,8 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     partial.momentum_buffer_largest = bits_float(momentum_buffer_largest);
 }
 
-template <int pass> constexpr int first_by_rows() {
-  if constexpr (by_rows<pass - 1>) return first_by_rows<pass - 1>();
-  return pass;
-}
-
-// The passes from one to another, on a few rows.
-template <int pass, int last> void run_rows(const Call& call, const Tensor& t, const Chunk& c) {
-  run_chunk<pass>(call, t, c, scalars<pass>(call, t));
-  if constexpr (pass < last) {
-    finish<pass>(call, t);
-    run_rows<pass + 1, last>(call, t, c);
-  }
-}
-
 template <int pass> void run(const Call& call) {
-  if constexpr (by_rows<pass> || by_rows<pass - 1>) {
-    run_pass_by_rows<Column::END, Scalars, by_rows<pass>>(call, scalars<pass>, run_chunk<pass>,
-                                                          run_rows<first_by_rows<pass>(), pass>, finish<pass>);
-  } else {
-    run_pass<Column::END, Scalars>(call, scalars<pass>, run_chunk<pass>, finish<pass>);
-  }
+  run_pass<Column::END, Scalars>(call, scalars<pass>, run_chunk<pass>, finish<pass>);
 }
 
 }  // namespace step

@@ -11,7 +11,7 @@ constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, MomentumBufferCodec, f
 
 namespace step {
 
-using PassShared = BandShared<KernelBooks, 8, row_sums>;
+using PassShared = BandShared<KernelBooks, 6, row_sums>;
 
 // Adds up what the threads of a block have found.
 template <int pass>
@@ -21,12 +21,10 @@ __device__ __forceinline__ void store_sums(const Call& call, const Chunk& c, Pas
     Sums& partial = partials_of<Sums>(call, c);
     if constexpr (pass == grad_squares_pass) partial.grad_squares = shared.partial.sum(0);
     if constexpr (pass == gnorm_squares_pass) partial.gnorm_squares = shared.partial.sum(1);
-    if constexpr (pass == orthogonal_squares_pass) partial.orthogonal_squares = shared.partial.sum(2);
-    if constexpr (pass == normalized_squares_pass) partial.normalized_squares = shared.partial.sum(3);
-    if constexpr (pass == share_sum_pass) partial.share_sum = shared.partial.sum(4);
-    if constexpr (pass == param_squares_pass) partial.param_squares = shared.partial.sum(5);
-    if constexpr (pass == update_squares_pass) partial.update_squares = shared.partial.sum(6);
-    if constexpr (pass == momentum_buffer_largest_pass) partial.momentum_buffer_largest = shared.partial.largest(7);
+    if constexpr (pass == share_sum_pass) partial.share_sum = shared.partial.sum(2);
+    if constexpr (pass == param_squares_pass) partial.param_squares = shared.partial.sum(3);
+    if constexpr (pass == update_squares_pass) partial.update_squares = shared.partial.sum(4);
+    if constexpr (pass == momentum_buffer_largest_pass) partial.momentum_buffer_largest = shared.partial.largest(5);
   }
   __syncthreads();
 }
@@ -46,8 +44,7 @@ __device__ __forceinline__ void run_tiles(const Call& call, const Tensor& t, con
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t));
   const bool aligned =
       are_aligned(t.pointer(PARAM), t.grad, t.pointer(Column::momentum_buffer), t.pointer(COMPENSATION));
-  double grad_squares = 0.0, gnorm_squares = 0.0, orthogonal_squares = 0.0, normalized_squares = 0.0, share_sum = 0.0,
-      param_squares = 0.0, update_squares = 0.0;
+  double grad_squares = 0.0, gnorm_squares = 0.0, share_sum = 0.0, param_squares = 0.0, update_squares = 0.0;
   uint32_t momentum_buffer_largest = 0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const param_at = reads_param<pass> ? param_tile.open(place, shared.books) : nullptr;
@@ -65,8 +62,9 @@ __device__ __forceinline__ void run_tiles(const Call& call, const Tensor& t, con
           ? orthogonal_matrix_2_at[place.first + place.position(i)] : 0.0f,
           reads_orthogonal_matrix_3<pass> && place.inside(i)
           ? orthogonal_matrix_3_at[place.first + place.position(i)] : 0.0f,
-          reads_sqrt_second_momentum_plus_c1em10<pass> && place.inside(i)
-          ? t.pointer<float>(Column::step_sqrt_second_momentum_plus_c1em10)[line.row] : 0.0f};
+          reads_root<pass> && place.inside(i) ? t.pointer<float>(Column::step_root)[line.row] : 0.0f,
+          reads_update_factor<pass> && place.inside(i)
+          ? t.pointer<float>(Column::step_update_factor)[line.matrix] : 0.0f};
       [[maybe_unused]] const Terms terms = run_element(x, s);
       if constexpr (pass == APPLY) {
         store(param_at[i], x.param);
@@ -74,10 +72,6 @@ __device__ __forceinline__ void run_tiles(const Call& call, const Tensor& t, con
       } else if (place.inside(i)) {
         if constexpr (pass == grad_squares_pass) grad_squares = plus_square(grad_squares, terms.grad_squares);
         if constexpr (pass == gnorm_squares_pass) gnorm_squares = plus_square(gnorm_squares, terms.gnorm_squares);
-        if constexpr (pass == orthogonal_squares_pass)
-          orthogonal_squares = plus_square(orthogonal_squares, terms.orthogonal_squares);
-        if constexpr (pass == normalized_squares_pass)
-          normalized_squares = plus_square(normalized_squares, terms.normalized_squares);
         if constexpr (pass == share_sum_pass) share_sum += double(terms.share_sum);
         if constexpr (pass == param_squares_pass) param_squares = plus_square(param_squares, terms.param_squares);
         if constexpr (pass == update_squares_pass) update_squares = plus_square(update_squares, terms.update_squares);
@@ -103,12 +97,10 @@ __device__ __forceinline__ void run_tiles(const Call& call, const Tensor& t, con
   if constexpr (pass != APPLY) {
     if constexpr (pass == grad_squares_pass) shared.partial.add(0, grad_squares);
     if constexpr (pass == gnorm_squares_pass) shared.partial.add(1, gnorm_squares);
-    if constexpr (pass == orthogonal_squares_pass) shared.partial.add(2, orthogonal_squares);
-    if constexpr (pass == normalized_squares_pass) shared.partial.add(3, normalized_squares);
-    if constexpr (pass == share_sum_pass) shared.partial.add(4, share_sum);
-    if constexpr (pass == param_squares_pass) shared.partial.add(5, param_squares);
-    if constexpr (pass == update_squares_pass) shared.partial.add(6, update_squares);
-    if constexpr (pass == momentum_buffer_largest_pass) shared.partial.add_max(7, momentum_buffer_largest);
+    if constexpr (pass == share_sum_pass) shared.partial.add(2, share_sum);
+    if constexpr (pass == param_squares_pass) shared.partial.add(3, param_squares);
+    if constexpr (pass == update_squares_pass) shared.partial.add(4, update_squares);
+    if constexpr (pass == momentum_buffer_largest_pass) shared.partial.add_max(5, momentum_buffer_largest);
     store_sums<pass>(call, c, shared);
   }
 }
@@ -120,8 +112,7 @@ __device__ __forceinline__ void run_bands(const Call& call, const Tensor& t, con
   float* const orthogonal_matrix_1_at = t.pointer<float>(Column::step_orthogonal_matrix_1);
   float* const orthogonal_matrix_2_at = t.pointer<float>(Column::step_orthogonal_matrix_2);
   float* const orthogonal_matrix_3_at = t.pointer<float>(Column::step_orthogonal_matrix_3);
-  double grad_squares = 0.0, gnorm_squares = 0.0, orthogonal_squares = 0.0, normalized_squares = 0.0, share_sum = 0.0,
-      param_squares = 0.0, update_squares = 0.0;
+  double grad_squares = 0.0, gnorm_squares = 0.0, share_sum = 0.0, param_squares = 0.0, update_squares = 0.0;
   uint32_t momentum_buffer_largest = 0;
   const Band band(t, c, shared.rows);
   for (int64_t first = 0; first < t.at(COLS); first += THREADS) {
@@ -131,6 +122,8 @@ __device__ __forceinline__ void run_bands(const Call& call, const Tensor& t, con
       [[maybe_unused]] const Line line = band.line(row, col);
       const int64_t at = c.begin + row * t.at(COLS) + col;
       double second_momentum_row_sum = 0.0;
+      double orthogonal_row_squares = 0.0;
+      double normalized_row_squares = 0.0;
       if (inside) {
         Element x{reads_param<pass>
             ? read<ParamCodec>(t.pointer(PARAM), t.pointer(COMPENSATION), at, shared.books) : 0.0f,
@@ -140,15 +133,11 @@ __device__ __forceinline__ void run_bands(const Call& call, const Tensor& t, con
                 at, shared.books) : 0.0f, reads_orthogonal_matrix_1<pass> ? orthogonal_matrix_1_at[at] : 0.0f,
             reads_orthogonal_matrix_2<pass> ? orthogonal_matrix_2_at[at] : 0.0f,
             reads_orthogonal_matrix_3<pass> ? orthogonal_matrix_3_at[at] : 0.0f,
-            reads_sqrt_second_momentum_plus_c1em10<pass>
-            ? t.pointer<float>(Column::step_sqrt_second_momentum_plus_c1em10)[line.row] : 0.0f};
+            reads_root<pass> ? t.pointer<float>(Column::step_root)[line.row] : 0.0f,
+            reads_update_factor<pass> ? t.pointer<float>(Column::step_update_factor)[line.matrix] : 0.0f};
         const Terms terms = run_element(x, s);
         if constexpr (pass == grad_squares_pass) grad_squares = plus_square(grad_squares, terms.grad_squares);
         if constexpr (pass == gnorm_squares_pass) gnorm_squares = plus_square(gnorm_squares, terms.gnorm_squares);
-        if constexpr (pass == orthogonal_squares_pass)
-          orthogonal_squares = plus_square(orthogonal_squares, terms.orthogonal_squares);
-        if constexpr (pass == normalized_squares_pass)
-          normalized_squares = plus_square(normalized_squares, terms.normalized_squares);
         if constexpr (pass == share_sum_pass) share_sum += double(terms.share_sum);
         if constexpr (pass == param_squares_pass) param_squares = plus_square(param_squares, terms.param_squares);
         if constexpr (pass == update_squares_pass) update_squares = plus_square(update_squares, terms.update_squares);
@@ -156,23 +145,31 @@ __device__ __forceinline__ void run_bands(const Call& call, const Tensor& t, con
           momentum_buffer_largest = larger(momentum_buffer_largest, terms.momentum_buffer_largest);
         if constexpr (pass == second_momentum_row_sum_pass)
           second_momentum_row_sum += double(terms.second_momentum_row_sum);
+        if constexpr (pass == orthogonal_row_squares_pass)
+          orthogonal_row_squares = plus_square(orthogonal_row_squares, terms.orthogonal_row_squares);
+        if constexpr (pass == normalized_row_squares_pass)
+          normalized_row_squares = plus_square(normalized_row_squares, terms.normalized_row_squares);
         if constexpr (pass == orthogonal_matrix_1_pass) orthogonal_matrix_1_at[at] = terms.orthogonal_matrix_1;
         if constexpr (pass == orthogonal_matrix_2_pass) orthogonal_matrix_2_at[at] = terms.orthogonal_matrix_2;
         if constexpr (pass == orthogonal_matrix_3_pass) orthogonal_matrix_3_at[at] = terms.orthogonal_matrix_3;
       }
       if constexpr (pass == second_momentum_row_sum_pass) band.add_row(0, row, second_momentum_row_sum, shared.rows);
+      if constexpr (pass == orthogonal_row_squares_pass) band.add_row(1, row, orthogonal_row_squares, shared.rows);
+      if constexpr (pass == normalized_row_squares_pass) band.add_row(2, row, normalized_row_squares, shared.rows);
     }
   }
   if constexpr (pass == second_momentum_row_sum_pass)
     band.store_rows(0, t.pointer<float>(Column::step_second_momentum_row_sum), shared.rows);
+  if constexpr (pass == orthogonal_row_squares_pass)
+    band.store_rows(1, t.pointer<float>(Column::step_orthogonal_row_squares), shared.rows);
+  if constexpr (pass == normalized_row_squares_pass)
+    band.store_rows(2, t.pointer<float>(Column::step_normalized_row_squares), shared.rows);
   if constexpr (pass == grad_squares_pass) shared.partial.add(0, grad_squares);
   if constexpr (pass == gnorm_squares_pass) shared.partial.add(1, gnorm_squares);
-  if constexpr (pass == orthogonal_squares_pass) shared.partial.add(2, orthogonal_squares);
-  if constexpr (pass == normalized_squares_pass) shared.partial.add(3, normalized_squares);
-  if constexpr (pass == share_sum_pass) shared.partial.add(4, share_sum);
-  if constexpr (pass == param_squares_pass) shared.partial.add(5, param_squares);
-  if constexpr (pass == update_squares_pass) shared.partial.add(6, update_squares);
-  if constexpr (pass == momentum_buffer_largest_pass) shared.partial.add_max(7, momentum_buffer_largest);
+  if constexpr (pass == share_sum_pass) shared.partial.add(2, share_sum);
+  if constexpr (pass == param_squares_pass) shared.partial.add(3, param_squares);
+  if constexpr (pass == update_squares_pass) shared.partial.add(4, update_squares);
+  if constexpr (pass == momentum_buffer_largest_pass) shared.partial.add_max(5, momentum_buffer_largest);
   store_sums<pass>(call, c, shared);
 }
 

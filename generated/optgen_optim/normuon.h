@@ -7,14 +7,15 @@
 //     direction, momentum_buffer = muon_direction(grad, momentum_buffer)
 //     orthogonal = orthogonalized(direction)
 //     second_momentum = beta2 * second_momentum + (1 - beta2) * row_mean(orthogonal * orthogonal)
-//     normalized = orthogonal / (sqrt(second_momentum) + 1e-10)
+//     root = sqrt(second_momentum) + 1e-10
+//     normalized = orthogonal / root
 //     if adjust_lr_fn == "match_rms_adamw":
 //         size = 0.2 * sqrt(rows * cols)
 //     elif adjust_lr_fn == "spectral":
-//         size = norm(orthogonal) * sqrt(rows / cols)
+//         size = norm(orthogonal, over=matrix) * sqrt(rows / cols)
 //     else:
-//         size = norm(orthogonal) * sqrt(max(1, rows / cols))
-//     update = normalized * (size / (norm(normalized) + 1e-10))
+//         size = norm(orthogonal, over=matrix) * sqrt(max(1, rows / cols))
+//     update = normalized * (size / (norm(normalized, over=matrix) + 1e-10))
 //
 // apply:
 //     param = param * (1 - lr * weight_decay)
@@ -65,9 +66,12 @@ constexpr bool momentum_buffer_tensorwise = is_tensorwise<MomentumBufferCodec>;
 
 // Columns of the table of addresses, after those of every rule.
 struct Column {
-  enum { momentum_buffer = BASE_COLUMNS, momentum_buffer_absmax, second_momentum, gnorm_vec,
-      step_sqrt_second_momentum_plus_c1em10, step_new_second_momentum, step_second_momentum_row_sum,
-      step_orthogonal_matrix_1, step_orthogonal_matrix_2, step_orthogonal_matrix_3, END };
+  enum { momentum_buffer = BASE_COLUMNS, momentum_buffer_absmax, second_momentum, gnorm_vec, step_root,
+      step_new_second_momentum_3, step_second_momentum_row_sum, step_update_factor, step_size,
+      step_normalized_row_squares_matrix_sum, step_normalized_row_squares, step_size_2, step_size_6, step_size_5,
+      step_orthogonal_row_squares_matrix_sum_2, step_orthogonal_row_squares, step_orthogonal_row_squares_matrix_sum,
+      step_new_second_momentum, step_new_second_momentum_2, step_orthogonal_matrix_1, step_orthogonal_matrix_2,
+      step_orthogonal_matrix_3, END };
 };
 
 namespace step {
@@ -78,20 +82,22 @@ constexpr int momentum_buffer_largest_pass = momentum_buffer_tensorwise ? before
 constexpr int update_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
-constexpr int normalized_squares_pass = before(APPLY, update_squares_pass, share_sum_pass);
-constexpr int orthogonal_squares_pass =
-    !adjust_lr_fn_is_match_rms_adamw ? before(APPLY, update_squares_pass, share_sum_pass) : NEVER;
-constexpr int second_momentum_row_sum_pass =
-    before(APPLY, update_squares_pass, share_sum_pass, normalized_squares_pass);
+constexpr int normalized_row_squares_pass =
+    before(APPLY, nonfinite_is_skip ? momentum_buffer_largest_pass : NEVER, update_squares_pass, share_sum_pass);
+constexpr int orthogonal_row_squares_pass = !adjust_lr_fn_is_match_rms_adamw
+    ? before(APPLY, nonfinite_is_skip ? momentum_buffer_largest_pass : NEVER, update_squares_pass, share_sum_pass)
+    : NEVER;
+constexpr int second_momentum_row_sum_pass = before(APPLY, nonfinite_is_skip ? momentum_buffer_largest_pass : NEVER,
+    update_squares_pass, share_sum_pass, normalized_row_squares_pass);
 constexpr int orthogonal_matrix_3_pass = !ns_schedule_is_constant && !ns_schedule_is_quintic
-    ? before(APPLY, update_squares_pass, share_sum_pass, normalized_squares_pass, orthogonal_squares_pass,
-        second_momentum_row_sum_pass) : NEVER;
+    ? before(APPLY, nonfinite_is_skip ? momentum_buffer_largest_pass : NEVER, update_squares_pass, share_sum_pass,
+        normalized_row_squares_pass, orthogonal_row_squares_pass, second_momentum_row_sum_pass) : NEVER;
 constexpr int orthogonal_matrix_2_pass = !ns_schedule_is_constant && ns_schedule_is_quintic
-    ? before(APPLY, update_squares_pass, share_sum_pass, normalized_squares_pass, orthogonal_squares_pass,
-        second_momentum_row_sum_pass) : NEVER;
+    ? before(APPLY, nonfinite_is_skip ? momentum_buffer_largest_pass : NEVER, update_squares_pass, share_sum_pass,
+        normalized_row_squares_pass, orthogonal_row_squares_pass, second_momentum_row_sum_pass) : NEVER;
 constexpr int orthogonal_matrix_1_pass = ns_schedule_is_constant
-    ? before(APPLY, update_squares_pass, share_sum_pass, normalized_squares_pass, orthogonal_squares_pass,
-        second_momentum_row_sum_pass) : NEVER;
+    ? before(APPLY, nonfinite_is_skip ? momentum_buffer_largest_pass : NEVER, update_squares_pass, share_sum_pass,
+        normalized_row_squares_pass, orthogonal_row_squares_pass, second_momentum_row_sum_pass) : NEVER;
 constexpr int gnorm_squares_pass = percentile_clipping_below_100
     ? before(APPLY, momentum_buffer_largest_pass, cautious ? update_squares_pass : NEVER, share_sum_pass,
         orthogonal_matrix_3_pass, orthogonal_matrix_2_pass, orthogonal_matrix_1_pass) : NEVER;
@@ -102,50 +108,53 @@ template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squa
     momentum_buffer_largest_pass) || (cautious && pass == update_squares_pass);
 template <int pass> constexpr bool reads_momentum_buffer = is_one_of(pass, APPLY, orthogonal_matrix_1_pass,
     orthogonal_matrix_2_pass, orthogonal_matrix_3_pass, momentum_buffer_largest_pass);
-template <int pass> constexpr bool reads_orthogonal_matrix_1 = ns_schedule_is_constant
-    && is_one_of(pass, APPLY, second_momentum_row_sum_pass, orthogonal_squares_pass, normalized_squares_pass,
-        share_sum_pass, update_squares_pass);
-template <int pass> constexpr bool reads_orthogonal_matrix_2 = !ns_schedule_is_constant && ns_schedule_is_quintic
-    && is_one_of(pass, APPLY, second_momentum_row_sum_pass, orthogonal_squares_pass, normalized_squares_pass,
-        share_sum_pass, update_squares_pass);
-template <int pass> constexpr bool reads_orthogonal_matrix_3 = !ns_schedule_is_constant && !ns_schedule_is_quintic
-    && is_one_of(pass, APPLY, second_momentum_row_sum_pass, orthogonal_squares_pass, normalized_squares_pass,
-        share_sum_pass, update_squares_pass);
-template <int pass> constexpr bool reads_sqrt_second_momentum_plus_c1em10 =
-    is_one_of(pass, APPLY, normalized_squares_pass, share_sum_pass, update_squares_pass);
-template <int pass> constexpr bool walks_lines =
-    pass == second_momentum_row_sum_pass || reads_sqrt_second_momentum_plus_c1em10<pass>;
-template <int pass> constexpr bool in_bands = is_one_of(pass, 3, 4, 5);
-constexpr int row_sums = 1, col_sums = 0;
-template <int pass> constexpr bool by_rows = pass == second_momentum_row_sum_pass
-    && !is_one_of(pass, grad_squares_pass, gnorm_squares_pass, orthogonal_matrix_1_pass, orthogonal_matrix_2_pass,
-        orthogonal_matrix_3_pass, orthogonal_squares_pass, normalized_squares_pass, share_sum_pass, param_squares_pass,
-        update_squares_pass, momentum_buffer_largest_pass, 0);
+template <int pass> constexpr bool reads_orthogonal_matrix_1 = (ns_schedule_is_constant
+    && is_one_of(pass, APPLY, second_momentum_row_sum_pass, orthogonal_row_squares_pass, normalized_row_squares_pass,
+        share_sum_pass, update_squares_pass))
+    || (nonfinite_is_skip && ns_schedule_is_constant && pass == momentum_buffer_largest_pass);
+template <int pass> constexpr bool reads_orthogonal_matrix_2 = (!ns_schedule_is_constant && ns_schedule_is_quintic
+    && is_one_of(pass, APPLY, second_momentum_row_sum_pass, orthogonal_row_squares_pass, normalized_row_squares_pass,
+        share_sum_pass, update_squares_pass))
+    || (nonfinite_is_skip && !ns_schedule_is_constant && ns_schedule_is_quintic
+        && pass == momentum_buffer_largest_pass);
+template <int pass> constexpr bool reads_orthogonal_matrix_3 = (!ns_schedule_is_constant && !ns_schedule_is_quintic
+    && is_one_of(pass, APPLY, second_momentum_row_sum_pass, orthogonal_row_squares_pass, normalized_row_squares_pass,
+        share_sum_pass, update_squares_pass))
+    || (nonfinite_is_skip && !ns_schedule_is_constant && !ns_schedule_is_quintic
+        && pass == momentum_buffer_largest_pass);
+template <int pass> constexpr bool reads_root =
+    is_one_of(pass, APPLY, normalized_row_squares_pass, share_sum_pass, update_squares_pass)
+    || (nonfinite_is_skip && pass == momentum_buffer_largest_pass);
+template <int pass> constexpr bool reads_update_factor = is_one_of(pass, APPLY, share_sum_pass, update_squares_pass)
+    || (nonfinite_is_skip && pass == momentum_buffer_largest_pass);
+template <int pass> constexpr bool walks_lines = pass == second_momentum_row_sum_pass
+    || pass == orthogonal_row_squares_pass || pass == normalized_row_squares_pass || reads_root<pass>
+    || reads_update_factor<pass>;
+template <int pass> constexpr bool in_bands = is_one_of(pass, 3, 4, 5, 6);
+constexpr int row_sums = 3, col_sums = 0;
 
 struct Values {
   double lr, weight_decay, momentum, beta2, ns_a, ns_b, ns_c, eps, ns_steps, max_grad_norm, percentile_clipping,
       max_unorm, min_trust_ratio, max_trust_ratio, grad_scale, grad_squares_all;
 };
 
-struct Sums {
-  double grad_squares, gnorm_squares, orthogonal_squares, normalized_squares, share_sum, param_squares, update_squares,
-      momentum_buffer_largest;
-};
+struct Sums { double grad_squares, gnorm_squares, share_sum, param_squares, update_squares, momentum_buffer_largest; };
 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, momentum, one_minus_momentum, update_factor, one_minus_lr_times_weight_decay, new_momentum_buffer_absmax;
+  float lr, momentum, inverse_grad_scale_2, one_minus_momentum, one_minus_lr_times_weight_decay,
+      new_momentum_buffer_absmax;
 };
 
 struct Element {
-  float param, grad, momentum_buffer, orthogonal_matrix_1, orthogonal_matrix_2, orthogonal_matrix_3,
-      sqrt_second_momentum_plus_c1em10;
+  float param, grad, momentum_buffer, orthogonal_matrix_1, orthogonal_matrix_2, orthogonal_matrix_3, root,
+      update_factor;
 };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
   float grad_squares, gnorm_squares, orthogonal_matrix_1, orthogonal_matrix_2, orthogonal_matrix_3,
-      second_momentum_row_sum, orthogonal_squares, normalized_squares, share_sum, param_squares, update_squares,
+      second_momentum_row_sum, orthogonal_row_squares, normalized_row_squares, share_sum, param_squares, update_squares,
       momentum_buffer_largest;
 };
 
@@ -158,33 +167,86 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double cols = double(t.at(COLS));
   const float* const second_momentum = t.pointer<float>(Column::second_momentum);
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
+  float* const orthogonal_row_squares = t.pointer<float>(Column::step_orthogonal_row_squares);
   float* const second_momentum_row_sum = t.pointer<float>(Column::step_second_momentum_row_sum);
+  float* const new_second_momentum_3 = t.pointer<float>(Column::step_new_second_momentum_3);
+  float* const root = t.pointer<float>(Column::step_root);
+  float* const orthogonal_row_squares_matrix_sum = t.pointer<float>(Column::step_orthogonal_row_squares_matrix_sum);
+  float* const size_6 = t.pointer<float>(Column::step_size_6);
+  float* const orthogonal_row_squares_matrix_sum_2 = t.pointer<float>(Column::step_orthogonal_row_squares_matrix_sum_2);
+  float* const size_5 = t.pointer<float>(Column::step_size_5);
+  float* const size_2 = t.pointer<float>(Column::step_size_2);
+  float* const size = t.pointer<float>(Column::step_size);
+  float* const normalized_row_squares = t.pointer<float>(Column::step_normalized_row_squares);
+  float* const normalized_row_squares_matrix_sum = t.pointer<float>(Column::step_normalized_row_squares_matrix_sum);
+  float* const update_factor = t.pointer<float>(Column::step_update_factor);
+  float* const new_second_momentum_2 = t.pointer<float>(Column::step_new_second_momentum_2);
   float* const new_second_momentum = t.pointer<float>(Column::step_new_second_momentum);
-  float* const sqrt_second_momentum_plus_c1em10 = t.pointer<float>(Column::step_sqrt_second_momentum_plus_c1em10);
   Scalars s{};
   s.lr = float(values.lr);
   s.momentum = float(values.momentum);
+  if constexpr (nonfinite_is_skip) s.inverse_grad_scale_2 = float(1.0 / values.grad_scale);
   if constexpr (momentum_form_is_average) s.one_minus_momentum = float(1.0 - values.momentum);
   const double one_minus_beta2 = 1.0 - values.beta2;
   const double inverse_cols = 1.0 / cols;
   if constexpr (is_found(pass, second_momentum_row_sum_pass))
-    each_row(t, [&](int64_t i) {
-      new_second_momentum[i] = float(values.beta2) * second_momentum[i]
+    each(t.count(true, false), [&](int64_t i) {
+      new_second_momentum_3[i] = float(values.beta2) * second_momentum[i]
           + float(one_minus_beta2) * (second_momentum_row_sum[i] * float(inverse_cols));
     });
   if constexpr (is_found(pass, second_momentum_row_sum_pass))
-    each_row(t, [&](int64_t i) {
-      sqrt_second_momentum_plus_c1em10[i] = optgen::sqrt(new_second_momentum[i]) + 1e-10f;
-    });
-  double size;
+    each(t.count(true, false), [&](int64_t i) { root[i] = optgen::sqrt(new_second_momentum_3[i]) + 1e-10f; });
+  double size_7 = 0.0;
   if constexpr (adjust_lr_fn_is_match_rms_adamw) {
-    size = 0.2 * optgen::sqrt(rows * cols);
-  } else if constexpr (adjust_lr_fn_is_spectral) {
-    size = optgen::sqrt(sums.orthogonal_squares) * optgen::sqrt(rows / cols);
+    size_7 = 0.2 * optgen::sqrt(rows * cols);
   } else {
-    size = optgen::sqrt(sums.orthogonal_squares) * optgen::sqrt(optgen::maximum(1.0, rows / cols));
+    if constexpr (adjust_lr_fn_is_spectral) {
+      if constexpr (is_found(pass, orthogonal_row_squares_pass))
+        each(t.count(false, false), [&](int64_t i) {
+          orthogonal_row_squares_matrix_sum[i] = float(line_sum(orthogonal_row_squares + i * t.at(ROWS), t.at(ROWS)));
+        });
+      const double sqrt_rows_over_cols = optgen::sqrt(rows / cols);
+      if constexpr (is_found(pass, orthogonal_row_squares_pass))
+        each(t.count(false, false), [&](int64_t i) {
+          size_6[i] = optgen::sqrt(orthogonal_row_squares_matrix_sum[i]) * float(sqrt_rows_over_cols);
+        });
+    } else {
+      if constexpr (is_found(pass, orthogonal_row_squares_pass))
+        each(t.count(false, false), [&](int64_t i) {
+          orthogonal_row_squares_matrix_sum_2[i] = float(line_sum(orthogonal_row_squares + i * t.at(ROWS), t.at(ROWS)));
+        });
+      const double sqrt_max_one_rows_over_cols = optgen::sqrt(optgen::maximum(1.0, rows / cols));
+      if constexpr (is_found(pass, orthogonal_row_squares_pass))
+        each(t.count(false, false), [&](int64_t i) {
+          size_5[i] = optgen::sqrt(orthogonal_row_squares_matrix_sum_2[i]) * float(sqrt_max_one_rows_over_cols);
+        });
+    }
+    if constexpr (is_found(pass, orthogonal_row_squares_pass))
+      each(t.count(false, false), [&](int64_t i) { size_2[i] = adjust_lr_fn_is_spectral ? size_6[i] : size_5[i]; });
   }
-  s.update_factor = float(size / (optgen::sqrt(sums.normalized_squares) + 1e-10));
+  if constexpr (is_found(pass, orthogonal_row_squares_pass))
+    each(t.count(false, false), [&](int64_t i) {
+      size[i] = adjust_lr_fn_is_match_rms_adamw ? float(size_7) : size_2[i];
+    });
+  if constexpr (is_found(pass, normalized_row_squares_pass))
+    each(t.count(false, false), [&](int64_t i) {
+      normalized_row_squares_matrix_sum[i] = float(line_sum(normalized_row_squares + i * t.at(ROWS), t.at(ROWS)));
+    });
+  if constexpr (is_found(pass, orthogonal_row_squares_pass) && is_found(pass, normalized_row_squares_pass))
+    each(t.count(false, false), [&](int64_t i) {
+      update_factor[i] = size[i] / (optgen::sqrt(normalized_row_squares_matrix_sum[i]) + 1e-10f);
+    });
+  if constexpr (nonfinite_is_skip) {
+    if constexpr (is_found(pass, second_momentum_row_sum_pass))
+      each(t.count(true, false), [&](int64_t i) {
+        new_second_momentum_2[i] =
+            optgen::isfinite(new_second_momentum_3[i]) ? new_second_momentum_3[i] : second_momentum[i];
+      });
+  }
+  if constexpr (is_found(pass, second_momentum_row_sum_pass))
+    each(t.count(true, false), [&](int64_t i) {
+      new_second_momentum[i] = nonfinite_is_skip ? new_second_momentum_2[i] : new_second_momentum_3[i];
+    });
   s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
   s.new_momentum_buffer_absmax = float(optgen::scale_of(sums.momentum_buffer_largest));
   grad_scalars(s, values, sums, step, gnorm_vec);
@@ -197,11 +259,13 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, momentum_buffer = x.momentum_buffer,
       orthogonal_matrix_1 = x.orthogonal_matrix_1, orthogonal_matrix_2 = x.orthogonal_matrix_2,
-      orthogonal_matrix_3 = x.orthogonal_matrix_3,
-      sqrt_second_momentum_plus_c1em10 = x.sqrt_second_momentum_plus_c1em10;
+      orthogonal_matrix_3 = x.orthogonal_matrix_3, root = x.root, update_factor = x.update_factor;
   terms.param_squares = param;
   bool active;
   grad_stage(grad, active, s, terms);
+  const float stage_grad = grad;
+  if constexpr (nonfinite_is_skip)
+    grad = optgen::isfinite(grad_scale_given ? x.grad * s.inverse_grad_scale_2 : x.grad) ? grad : OPTGEN_NAN;
   float ahead;
   float buffer;
   if constexpr (momentum_form_is_average) {
@@ -223,12 +287,16 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
     terms.orthogonal_matrix_3 = direction;
     orthogonal = orthogonal_matrix_3;
   }
-  terms.orthogonal_squares = orthogonal;
+  terms.orthogonal_row_squares = orthogonal;
   terms.second_momentum_row_sum = orthogonal * orthogonal;
-  const float normalized = orthogonal / sqrt_second_momentum_plus_c1em10;
-  terms.normalized_squares = normalized;
-  float update = normalized * s.update_factor;
-  update_stage(update, grad, s, terms);
+  const float normalized = orthogonal / root;
+  terms.normalized_row_squares = normalized;
+  float update = normalized * update_factor;
+  if constexpr (nonfinite_is_skip) {
+    active = active && optgen::isfinite(update);
+    update = optgen::isfinite(update) ? update : 0.0f;
+  }
+  update_stage(update, stage_grad, s, terms);
   param = param * s.one_minus_lr_times_weight_decay;
   param = param - s.lr * update;
   x.param = active ? param : x.param;
@@ -241,14 +309,16 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
   finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
   finish_sum<pass == gnorm_squares_pass, in_bands<pass>>(call, t, &Sums::gnorm_squares);
-  finish_sum<pass == orthogonal_squares_pass, in_bands<pass>>(call, t, &Sums::orthogonal_squares);
-  finish_sum<pass == normalized_squares_pass, in_bands<pass>>(call, t, &Sums::normalized_squares);
   finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
   finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
   finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
   finish_max<pass == momentum_buffer_largest_pass, in_bands<pass>>(call, t, &Sums::momentum_buffer_largest);
   if constexpr (pass == second_momentum_row_sum_pass)
     finish_rows(call, t, row_sums, 0, t.pointer<float>(Column::step_second_momentum_row_sum));
+  if constexpr (pass == orthogonal_row_squares_pass)
+    finish_rows(call, t, row_sums, 1, t.pointer<float>(Column::step_orthogonal_row_squares));
+  if constexpr (pass == normalized_row_squares_pass)
+    finish_rows(call, t, row_sums, 2, t.pointer<float>(Column::step_normalized_row_squares));
   if constexpr (pass == APPLY) {
     const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;

@@ -48,6 +48,7 @@ def _step_values(
     return {
         "inverse_grad_scale": m.divide(1.0, grad_scale),
         "clip_all": clip_all,
+        "inverse_grad_scale_2": m.divide(1.0, grad_scale),
         "one_minus_momentum": 1.0 - momentum,
         "one_minus_beta2": 1.0 - beta2,
         "min_one_max_unorm": m.minimum(1.0, max_unorm),
@@ -70,13 +71,14 @@ _step_block = Block(
         ),
         Pass(
             "step_reduce_4",
-            "orthogonal_matrix_1 orthogonal_matrix_2 orthogonal_matrix_3 orthogonal_squares second_momentum_row_sum "
-            "normalized_squares",
+            "orthogonal_matrix_1 orthogonal_matrix_2 orthogonal_matrix_3 orthogonal_row_squares "
+            "second_momentum_row_sum normalized_row_squares",
         ),
-        Pass("step_reduce_5", "orthogonal_squares second_momentum_row_sum normalized_squares share_sum"),
+        Pass("step_reduce_5", "orthogonal_row_squares second_momentum_row_sum normalized_row_squares share_sum"),
         Pass(
             "step_reduce_6",
-            "param_squares orthogonal_squares normalized_squares share_sum update_squares momentum_buffer_largest",
+            "param_squares orthogonal_row_squares normalized_row_squares share_sum update_squares "
+            "momentum_buffer_largest",
         ),
         Pass("step_apply"),
     ),
@@ -97,7 +99,14 @@ _step_block = Block(
         Partial(
             "orthogonal_matrix_1",
             lambda f: f.ns_schedule_is_constant,
-            before="second_momentum_row_sum orthogonal_squares normalized_squares share_sum update_squares",
+            before={
+                "second_momentum_row_sum": always,
+                "orthogonal_row_squares": always,
+                "normalized_row_squares": always,
+                "share_sum": always,
+                "update_squares": always,
+                "momentum_buffer_largest": lambda f: f.nonfinite_is_skip,
+            },
             over="element",
             op="newton_schulz",
             settings=("ns_steps", "ns_a", "ns_b", "ns_c", "eps"),
@@ -105,7 +114,14 @@ _step_block = Block(
         Partial(
             "orthogonal_matrix_2",
             lambda f: not f.ns_schedule_is_constant and f.ns_schedule_is_quintic,
-            before="second_momentum_row_sum orthogonal_squares normalized_squares share_sum update_squares",
+            before={
+                "second_momentum_row_sum": always,
+                "orthogonal_row_squares": always,
+                "normalized_row_squares": always,
+                "share_sum": always,
+                "update_squares": always,
+                "momentum_buffer_largest": lambda f: f.nonfinite_is_skip,
+            },
             over="element",
             op="quintic",
             settings=("ns_steps", "eps"),
@@ -113,18 +129,47 @@ _step_block = Block(
         Partial(
             "orthogonal_matrix_3",
             lambda f: not f.ns_schedule_is_constant and not f.ns_schedule_is_quintic,
-            before="second_momentum_row_sum orthogonal_squares normalized_squares share_sum update_squares",
+            before={
+                "second_momentum_row_sum": always,
+                "orthogonal_row_squares": always,
+                "normalized_row_squares": always,
+                "share_sum": always,
+                "update_squares": always,
+                "momentum_buffer_largest": lambda f: f.nonfinite_is_skip,
+            },
             over="element",
             op="polar_express",
             settings=("ns_steps", "eps"),
         ),
-        Partial("second_momentum_row_sum", before="normalized_squares share_sum update_squares", over="row"),
         Partial(
-            "orthogonal_squares",
-            lambda f: not f.adjust_lr_fn_is_match_rms_adamw,
-            before="share_sum update_squares",
+            "second_momentum_row_sum",
+            before={
+                "normalized_row_squares": always,
+                "share_sum": always,
+                "update_squares": always,
+                "momentum_buffer_largest": lambda f: f.nonfinite_is_skip,
+            },
+            over="row",
         ),
-        Partial("normalized_squares", before="share_sum update_squares"),
+        Partial(
+            "orthogonal_row_squares",
+            lambda f: not f.adjust_lr_fn_is_match_rms_adamw,
+            before={
+                "share_sum": always,
+                "update_squares": always,
+                "momentum_buffer_largest": lambda f: f.nonfinite_is_skip,
+            },
+            over="row",
+        ),
+        Partial(
+            "normalized_row_squares",
+            before={
+                "share_sum": always,
+                "update_squares": always,
+                "momentum_buffer_largest": lambda f: f.nonfinite_is_skip,
+            },
+            over="row",
+        ),
         Partial("share_sum", lambda f: f.cautious, before="update_squares"),
         Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
         Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
@@ -134,9 +179,29 @@ _step_block = Block(
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     arrays=(
-        Array("sqrt_second_momentum_plus_c1em10", "row", always),
-        Array("new_second_momentum", "row", always),
+        Array("root", "row", always),
+        Array("new_second_momentum_3", "row", always),
         Array("second_momentum_row_sum", "row", always),
+        Array("update_factor", "matrix", always),
+        Array("size", "matrix", always),
+        Array("normalized_row_squares_matrix_sum", "matrix", always),
+        Array("normalized_row_squares", "row", always),
+        Array("size_2", "matrix", lambda f: not f.adjust_lr_fn_is_match_rms_adamw),
+        Array("size_6", "matrix", lambda f: not f.adjust_lr_fn_is_match_rms_adamw and f.adjust_lr_fn_is_spectral),
+        Array("size_5", "matrix", lambda f: not f.adjust_lr_fn_is_match_rms_adamw and not f.adjust_lr_fn_is_spectral),
+        Array(
+            "orthogonal_row_squares_matrix_sum_2",
+            "matrix",
+            lambda f: not f.adjust_lr_fn_is_match_rms_adamw and not f.adjust_lr_fn_is_spectral,
+        ),
+        Array("orthogonal_row_squares", "row", lambda f: not f.adjust_lr_fn_is_match_rms_adamw),
+        Array(
+            "orthogonal_row_squares_matrix_sum",
+            "matrix",
+            lambda f: not f.adjust_lr_fn_is_match_rms_adamw and f.adjust_lr_fn_is_spectral,
+        ),
+        Array("new_second_momentum", "row", always),
+        Array("new_second_momentum_2", "row", lambda f: f.nonfinite_is_skip),
         Array("orthogonal_matrix_1", "element", lambda f: f.ns_schedule_is_constant),
         Array("orthogonal_matrix_2", "element", lambda f: not f.ns_schedule_is_constant and f.ns_schedule_is_quintic),
         Array(
@@ -146,7 +211,6 @@ _step_block = Block(
         ),
     ),
     grads=True,
-    by_rows=True,
 )
 
 RULE = Rule(

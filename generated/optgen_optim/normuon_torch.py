@@ -20,6 +20,9 @@ def step(t: View) -> Results:
     if (left := grad_stage(t)) is None:
         return t.taken
     grad, active, gnorm_vec = left
+    stage_grad = grad
+    if f.nonfinite_is_skip:
+        grad = m.where(m.isfinite(t.grad * v.inverse_grad_scale_2 if f.grad_scale_given else t.grad), grad, m.NAN)
     if f.momentum_form_is_average:
         buffer = v.momentum * s.momentum_buffer + v.one_minus_momentum * grad
         ahead = v.one_minus_momentum * grad + v.momentum * buffer
@@ -53,25 +56,32 @@ def step(t: View) -> Results:
         ):
             return t.taken
         orthogonal = sums.orthogonal_matrix_3
-    if "orthogonal_squares" in t.wanted and t.ends(orthogonal_squares=m.total_squares(orthogonal)):
+    if "orthogonal_row_squares" in t.wanted and t.ends(orthogonal_row_squares=m.row_squares(orthogonal)):
         return t.taken
     if "second_momentum_row_sum" in t.wanted and t.ends(second_momentum_row_sum=m.row_total(orthogonal * orthogonal)):
         return t.taken
     second_momentum = v.beta2 * s.second_momentum + v.one_minus_beta2 * (
         sums.second_momentum_row_sum * m.divide(1.0, t.cols)
     )
-    normalized = orthogonal / (m.sqrt(t.own_rows(second_momentum)) + 1e-10)
-    if "normalized_squares" in t.wanted and t.ends(normalized_squares=m.total_squares(normalized)):
-        return t.taken
+    root = m.sqrt(second_momentum) + 1e-10
+    normalized = orthogonal / t.own_rows(root)
     if f.adjust_lr_fn_is_match_rms_adamw:
         size = 0.2 * m.sqrt(t.rows * t.cols)
         size_2 = size
     elif f.adjust_lr_fn_is_spectral:
-        size_2 = m.sqrt(sums.orthogonal_squares) * m.sqrt(m.divide(t.rows, t.cols))
+        size_2 = m.sqrt(m.total_of(sums.orthogonal_row_squares, "matrix")) * m.sqrt(m.divide(t.rows, t.cols))
     else:
-        size_2 = m.sqrt(sums.orthogonal_squares) * m.sqrt(m.maximum(1.0, m.divide(t.rows, t.cols)))
-    update = normalized * (size_2 / (m.sqrt(sums.normalized_squares) + 1e-10))
-    if (left := update_stage(t, update, grad)) is None:
+        size_2 = m.sqrt(m.total_of(sums.orthogonal_row_squares, "matrix")) * m.sqrt(
+            m.maximum(1.0, m.divide(t.rows, t.cols))
+        )
+    if "normalized_row_squares" in t.wanted and t.ends(normalized_row_squares=m.row_squares(normalized)):
+        return t.taken
+    update = normalized * (size_2 / (m.sqrt(m.total_of(sums.normalized_row_squares, "matrix")) + 1e-10))
+    if f.nonfinite_is_skip:
+        active = m.both(active, m.isfinite(update))
+        update = m.where(m.isfinite(update), update, 0.0)
+        second_momentum = m.where(m.isfinite(second_momentum), second_momentum, s.second_momentum)
+    if (left := update_stage(t, update, stage_grad)) is None:
         return t.taken
     update = left
     param = t.param * v.one_minus_lr_times_weight_decay

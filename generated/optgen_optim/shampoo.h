@@ -78,7 +78,7 @@ struct Values {
 struct Sums { double grad_squares, gnorm_squares, share_sum, param_squares, update_squares; };
 
 // Values that all elements of a tensor share.
-struct Scalars : GradScalars, UpdateScalars { float lr, weight_decay; };
+struct Scalars : GradScalars, UpdateScalars { float lr, weight_decay, inverse_grad_scale_2; };
 
 struct Element { float param, grad, update_matrix; };
 
@@ -94,6 +94,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   Scalars s{};
   s.lr = float(values.lr);
   s.weight_decay = float(values.weight_decay);
+  if constexpr (nonfinite_is_skip) s.inverse_grad_scale_2 = float(1.0 / values.grad_scale);
   grad_scalars(s, values, sums, step, gnorm_vec);
   update_scalars(s, values, sums, numel);
   return s;
@@ -106,10 +107,13 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   terms.param_squares = param;
   bool active;
   grad_stage(grad, active, s, terms);
+  const float stage_grad = grad;
+  if constexpr (nonfinite_is_skip)
+    grad = optgen::isfinite(grad_scale_given ? x.grad * s.inverse_grad_scale_2 : x.grad) ? grad : OPTGEN_NAN;
   terms.update_matrix = grad;
   active = active && optgen::isfinite(update_matrix);
-  float update = update_matrix;
-  update_stage(update, grad, s, terms);
+  float update = optgen::isfinite(update_matrix) ? update_matrix : 0.0f;
+  update_stage(update, stage_grad, s, terms);
   param = param - s.lr * (update + s.weight_decay * param);
   x.param = active ? param : x.param;
   return terms;

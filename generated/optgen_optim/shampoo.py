@@ -45,6 +45,7 @@ def _step_values(
     return {
         "inverse_grad_scale": m.divide(1.0, grad_scale),
         "clip_all": clip_all,
+        "inverse_grad_scale_2": m.divide(1.0, grad_scale),
         "min_one_max_unorm": m.minimum(1.0, max_unorm),
     }
 
@@ -74,7 +75,7 @@ _step_block = Block(
         Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
         Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
     ),
-    scalars=8,
+    scalars=9,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     arrays=(Array("update_matrix", "element", always),),

@@ -68,7 +68,8 @@ EVERY = Shared(
             ("propagate", "skip"),
             doc=(
                 'What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element\'s parameter'
-                " and states as they were (a quantized state is encoded again, as by skip_zeros)."
+                " and states as they were (a quantized state is encoded again, as by skip_zeros). In rules of "
+                "matrices it leaves the whole matrix so; a parameter that is one matrix has no step then."
             ),
         ),
     ),

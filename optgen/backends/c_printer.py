@@ -135,8 +135,8 @@ class CPrinter:
 
     def _number(self, value: float) -> str:
         if math.isnan(value):
-            return "NAN"
+            return "OPTGEN_NAN"
         if math.isinf(value):
-            return "INFINITY" if value > 0 else "-INFINITY"
+            return "OPTGEN_INFINITY" if value > 0 else "-OPTGEN_INFINITY"
         text = repr(value)
         return f"{text}f" if self.single else text

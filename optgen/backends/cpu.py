@@ -70,10 +70,11 @@ class CpuWalk:
         if self.text.is_written("param"):
             result.append("if constexpr (pass == APPLY) param_tile.draws(draw_of(t), t.at(START));")
         if lines := (*self.rows, *self.cols):
-            summed = " || ".join(f"pass == {pass_of(item.name)}" for item in lines)
+            passes = [pass_of(item.name) for item in lines]
+            taken = f"pass == {passes[0]}" if len(passes) == 1 else call("is_one_of", "pass", *passes)
             result += [
                 "const Lines lines = lines_of(call, t, c, row_sums);",
-                f"if constexpr ({summed}) {{",
+                *c_code(Brackets("if constexpr (", (taken,)), 2, " {"),
                 "  for (int64_t k = 0; k < lines.size(col_sums); ++k) lines.base[k] = 0.0;",
                 "}",
             ]

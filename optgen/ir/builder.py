@@ -9,9 +9,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 from optgen.diagnostics import Reporter, suggest
+from optgen.ir import whole_matrices
+from optgen.ir.bindings import Bindings
 from optgen.ir.exchanges import Exchange, Pair, exchanged, paired
 from optgen.ir.facts import NAMED, fact
 from optgen.ir.fits import Mistake, fits, fits_below, why_not_assigned, why_not_drawn, why_not_taken, why_unknown
@@ -20,39 +21,32 @@ from optgen.ir.guards import describe
 from optgen.ir.habits import instead_of_call
 from optgen.ir.kinds import is_boolean, is_pushed, kind_of, unit_of, window_name
 from optgen.ir.liveness import changes
-from optgen.ir.nodes import Arm, Call, Const, Expr, Input, Kind, Let, MatrixCall, Program, Ref
+from optgen.ir.nodes import MATRICES, Call, Const, Expr, Input, Kind, MatrixCall, Program, Ref
 from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, refuse, stored_names, too_deep
 from optgen.ir.reductions import lowered, over_of, refused
 from optgen.ir.scope import Scope
 from optgen.ir.steps import asks_step, sides_of
-from optgen.ir.values import ERROR, Value, also, call, direction, finite, merged
+from optgen.ir.values import ERROR, Value, also, call, finite, merged
 from optgen.operations import BY_SYNTAX, CALLED, DRAWS, REDUCTIONS, MatrixFunction, Operation, Reduction, Sort
 from optgen.spec.names import OF_BLOCKS, OF_SHAPE
 from optgen.spec.source import NO_TEXT, SourceText
 
 
-class Builder:
+class Builder(Bindings):
     """Builds the program of one block, or an initial value.
 
     Attributes:
-        at_once: Whether what is built is one expression without bindings.
         draws: The number of random draws so far.
+        keeps_whole: Whether a step leaves a matrix as it was where functions of matrices give nothing finite.
     """
 
+    keeps_whole = True
+
     def __init__(self, scope: Scope, reporter: Reporter, at_once: bool = False, draws: int = 0) -> None:
-        self.scope = scope
-        self.at_once, self.draws = at_once, draws
+        super().__init__(scope, at_once)
+        self.draws = draws
         self.reporter = reporter
-        self.lets: list[Let] = []
-        self.kinds: dict[str, Kind] = {name: item.kind for name, item in scope.inputs.items()}
-        self.counts: dict[str, int] = {}
-        self.by_name: dict[str, Let] = {}
-        self.text = NO_TEXT
-        self.stage = ""
-        self.source, self.path = "", TRUE
         self.target = "value"
-        self.arms: tuple[Arm, ...] = ()
-        self.branches = 0
         self.writable: tuple[str, ...] = ()
         self.visible: frozenset[str] = frozenset()
         self.final: Mapping[str, Value] = {}
@@ -71,7 +65,12 @@ class Builder:
             self.text, self.block, self.stage = block.text, block, block.name if block.shared else ""
             if block.of_matrices:
                 self.source, self.path, self.target = "update = matrices(grad)", TRUE, "update"
-                env |= direction(env, self.bind_part, partial(self.bind, source=self.source))
+                skip = whole_matrices.skips(self.scope)
+                env |= self.under(skip, whole_matrices.taken(env, self.scope), env, "")
+                x = env["grad"].expr if isinstance(env["grad"].expr, Ref) else self.bind_part("grad", env["grad"].expr)
+                x = self.bind_part("update_matrix", MatrixCall(MATRICES, x))
+                env["update"] = Value(self.bind("update", x, self.source))
+                env |= self.under(TRUE, whole_matrices.left(env), env, self.source)
                 continue
             names = own.setdefault((block.shared, block.owner), {})
             self.visible = frozenset(self.scope.common if block.shared else self._names()).union(OF_BLOCKS)
@@ -83,6 +82,10 @@ class Builder:
             before, body = self.reporter.error_count, self.scope.library.statements(block, self.reporter)
             self.unread = self.unread or self.reporter.error_count > before
             self.assigned = {name for statement in body for name in stored_names(statement)}
+            whole = self.keeps_whole and whole_matrices.calls_matrices(body)
+            if whole:
+                skip = whole_matrices.skips(self.scope)
+                seen |= self.under(skip, whole_matrices.taken(seen, self.scope), seen, "")
             for name, value in self._statements(body, seen, TRUE).items():
                 if name not in self.visible:
                     names[name] = value
@@ -90,6 +93,10 @@ class Builder:
                     env[name] = value
             if block.name == "grad":
                 grads = env.get("grad")
+            if whole:
+                env |= self.under(skip, whole_matrices.left(env), env, "")
+                states = [self.scope.inputs[name] for name in self.writable]
+                env |= self.under(skip, whole_matrices.kept(env, states), env, "")
         self.final = env
         writes = {name: self._writes(name, env[name].expr) for name in writable}
         outputs = {name: env[name].expr for name, live in writes.items() if not live.is_false}
@@ -124,30 +131,6 @@ class Builder:
                 missing = ~self.scope.guards.formula("input", name, "given")
             result[name] = Value(Ref(name), missing)
         return result
-
-    def bind(self, name: str, expr: Expr, source: str, node: ast.AST | None = None, joins: int = 0) -> Expr:
-        """A new value of a variable, which may choose between the two sides of an `if`."""
-        return self._bind(name, expr, source, node, name, joins)
-
-    def bind_part(self, name: str, expr: Expr, node: ast.AST | None = None) -> Expr:
-        """A binding for a part of a statement."""
-        return self._bind(name, expr, self.source, node, "", 0)
-
-    def _bind(self, name: str, expr: Expr, source: str, node: ast.AST | None, variable: str, joins: int) -> Expr:
-        if self.at_once:
-            return expr
-        number = self.counts.get(name, 0) + 1
-        while (unique := f"{name}_{number}") in self.kinds or unique.lower() in self.scope.guards.names:
-            number += 1
-        self.counts[name] = number
-        kind = kind_of(expr, self.kinds)
-        location = node_location(self.text, node) if node is not None else None
-        let = Let(unique, expr, kind, source, location, self.path, variable, self.arms, joins, self.stage)
-        self.lets.append(let)
-        self.by_name[unique] = let
-        self.scope.guards.taken.add(unique.lower())
-        self.kinds[unique] = kind
-        return Ref(unique)
 
     # Statements
 

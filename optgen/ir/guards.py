@@ -22,7 +22,7 @@ FIRST = "9007199254740992"
 WORDS = {"==": "is", "!=": "not"}
 MACROS = frozenset(
     ("aligned", "export", "f16c", "fp8_avx512", "fp8_instructions", "function", "generic", "grad_codec", "infinity",
-     "inline", "inlined", "int8_avx512", "kernels", "lanes", "lanes_avx512", "libm", "method", "neon_fp16",
+     "inline", "inlined", "int8_avx512", "kernels", "lanes", "lanes_avx512", "libm", "method", "nan", "neon_fp16",
      "param_codec", "parts", "scales_avx512", "target", "zen")
 )  # fmt: skip
 """Macros OPTGEN_... that the kernels' headers and their builds define."""

@@ -143,6 +143,8 @@ class _Builder(Builder):
         dimensions: Those that there are.
     """
 
+    keeps_whole = False
+
     def __init__(
         self, scope: Scope, reporter: Reporter, shapes: Mapping[str, Shape], dimensions: Sequence[str]
     ) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from optgen.ir.formula import FALSE, TRUE, Formula
-from optgen.ir.nodes import MATRICES, Call, Const, Expr, MatrixCall, Ref
+from optgen.ir.nodes import Call, Const, Expr
 
 ERROR = Const(float("nan"))
 
@@ -46,22 +46,6 @@ def finite(value: float) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
-
-
-def direction(
-    env: Mapping[str, Value], bind_part: Callable[[str, Expr], Expr], bind: Callable[[str, Expr], Expr]
-) -> dict[str, Value]:
-    """The direction that a step on matrices gives, and what is active: a matrix without a finite one stays as it was.
-
-    Args:
-        bind_part: Binds a part of a statement to a name.
-        bind: Binds a variable's value.
-    """
-    x = env["grad"].expr
-    x = x if isinstance(x, Ref) else bind_part("grad", x)
-    update = bind("update", bind_part("update_matrix", MatrixCall(MATRICES, x)))
-    active = bind("active", also(env["active"].expr, call("isfinite", update)))
-    return {"update": Value(update), "active": Value(active)}
 
 
 def merged(

@@ -73,14 +73,14 @@ def test_numbers_read_back_as_themselves(value: float) -> None:
     back = eval(py_number(value), {"m": torch_math})
     assert repr(back) == repr(value)
     text = CPrinter(single=False, names={}).print(Const(value))
-    known: dict[str, Any] = {"NAN": math.nan, "INFINITY": math.inf}
+    known: dict[str, Any] = {"OPTGEN_NAN": math.nan, "OPTGEN_INFINITY": math.inf}
     assert repr(eval(text, known)) == repr(value) or math.isnan(value)
 
 
 def test_numbers_of_elements_are_single() -> None:
     assert C_TEXT.print(Const(1e-8)) == "1e-08f"
-    assert C_TEXT.print(Const(math.nan)) == "NAN"
-    assert C_TEXT.print(Const(-math.inf)) == "-INFINITY"
+    assert C_TEXT.print(Const(math.nan)) == "OPTGEN_NAN"
+    assert C_TEXT.print(Const(-math.inf)) == "-OPTGEN_INFINITY"
 
 
 @pytest.mark.parametrize("name", ["float", "int", "double", "template", "value", "i", "t", "begin", "Tile", "x_at"])

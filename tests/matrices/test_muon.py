@@ -163,24 +163,6 @@ def test_edges(target: str) -> None:
     assert s[1] < 1e-4
 
 
-def test_an_inf_is_left_out() -> None:
-    """nonfinite="skip": the element stays as it was, all others move as if its gradient were 0."""
-
-    for target in ("torch", "cpu"):
-        a, b = (nn.Parameter(torch.ones(8, 6)) for _ in range(2))
-        grad = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
-        bad, without = grad.clone(), grad.clone()
-        bad[2, 3], without[2, 3] = float("inf"), 0.0
-        for param, own in ((a, bad), (b, without)):
-            opt = Muon([param], nonfinite="skip", target=target)
-            param.grad = own
-            opt.step()
-        same = torch.ones(8, 6, dtype=torch.bool)
-        same[2, 3] = False
-        assert torch.equal(a[same], b[same])
-        assert a[2, 3] == 1.0
-
-
 def test_equal_shapes_are_one_batch_in_one_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Buckets hold matrices of one shape up to a size; those that run in turn store their elements in one place."""
     monkeypatch.setattr("optgen.runtime.step.prepare.BATCH", 3 * 24 * 40)

@@ -140,7 +140,8 @@ def _stepped(view: Stepped, matrix: Any, grad: Tensor, place: tuple[int, ...] = 
         results, why = {}, str(error)
     if results and all(_is_finite(value) for value in results.values()):
         return results
-    _warn(view, why, place)
+    if view.member.settings.get("nonfinite") != "skip" or _is_finite(grad):
+        _warn(view, why, place)
     return {}
 
 

@@ -33,6 +33,7 @@ from optgen.runtime.step.all_reduce import Reducer
 from optgen.runtime.step.find_shards import find_shards
 from optgen.runtime.step.interrupts import Uninterrupted
 from optgen.runtime.step.last_norm import is_asked
+from optgen.runtime.step.left_out import without_left_out
 from optgen.runtime.step.matrix_owners import MatrixOwners
 from optgen.runtime.step.matrix_parts import form_of_part
 from optgen.runtime.step.optimizer_like import OptimizerLike
@@ -74,6 +75,7 @@ def prepare(
     else:
         params = [p for p in params if optimizer.state.get(p)]
     numbers = _numbers(optimizer, block, params)
+    params, grads, numbers = without_left_out(optimizer, params, grads, numbers, inputs)
     key = _key(optimizer, block, params, grads, inputs, only, numbers)
     for prepared in kept:
         if prepared.key == key and _still_serves(optimizer, prepared):
@@ -87,10 +89,7 @@ def prepare(
 
 
 def _numbers(optimizer: OptimizerLike, block: str, params: Sequence[Tensor]) -> list[int]:
-    """The number that the step has for each parameter; empty where the host decides nothing by it.
-
-    It decides nothing of steps that are all to be recorded: a replay has another number.
-    """
+    """The number that the step has for each parameter; empty where the host decides nothing by it, as if recorded."""
     rule = optimizer._policy.rule
     if rule.on_step is None or all(asks_for_capture(group) for group in optimizer.param_groups):
         return []

@@ -6,8 +6,10 @@
 
 #if defined(__CUDACC_RTC__)
 #define OPTGEN_INFINITY __builtin_bit_cast(float, 0x7f800000)
+#define OPTGEN_NAN __builtin_bit_cast(float, 0x7fc00000)
 #else
 #define OPTGEN_INFINITY __builtin_huge_valf()
+#define OPTGEN_NAN __builtin_nanf("")
 #endif
 
 #if defined(__CUDACC__)

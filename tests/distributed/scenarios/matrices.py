@@ -412,6 +412,36 @@ def not_finite(world: World) -> None:
     assert all(torch.equal(entry[key], value) for key, value in kept[1].items() if key != "step"), entry
 
 
+def left_whole(world: World, name: str, settings: dict[str, Any]) -> None:
+    """nonfinite="skip": a NaN of one process leaves the matrix as it was on all; others step as in one process."""
+    mesh, shapes = world.mesh(), [(10, 7), *(shape for shape, _, _ in FORMS)]
+    ways: list[dict[str, Any]] = [{}, *(way for _, way, _ in FORMS)]
+    placed = [[Shard(0)], *(placements for _, _, placements in FORMS)]
+    begin, grads = starts(shapes), gradients(shapes, STEPS + 1)
+    plain = [torch.nn.Parameter(value.clone()) for value in begin]
+    parts = [distribute_tensor(value, mesh, own) for value, own in zip(begin, placed, strict=True)]
+    params = [torch.nn.Parameter(value) for value in parts]
+    pairs = []
+    for own in (params, plain):
+        groups = [{"params": [param], **way} for param, way in zip(own, ways, strict=True)]
+        pairs.append((getattr(optgen_optim, name)(groups, nonfinite="skip", **settings), own))
+    for number, step in enumerate(grads):
+        for grad in step if number in (0, 2) else ():
+            grad.view(-1)[-1] = torch.nan if number else torch.inf
+        before = [whole(param) for param in params]
+        for optimizer, own in pairs:
+            for param, grad, placements in zip(own, step, placed, strict=True):
+                param.grad = grad.clone() if own is plain else distribute_tensor(grad, mesh, placements)
+            optimizer.step()
+        equal([whole(param) for param in params], plain)
+        if number in (0, 2):
+            assert all(torch.equal(whole(p).view(-1)[-1], b.view(-1)[-1]) for p, b in zip(params, before, strict=True))
+            equal([whole(params[0])], before[:1])
+    found, expected = (optimizer.state_dict()["state"] for optimizer, _ in pairs)
+    for key, entry in expected.items():
+        assert float(found[key]["step"]) == float(entry["step"]), (key, found[key]["step"], entry["step"])
+
+
 SCENARIOS: Scenarios = {
     2: {
         **{
@@ -431,6 +461,8 @@ SCENARIOS: Scenarios = {
         "blocks cut by rows": Scenario(blocks_cut_by_rows),
         "not finite": Scenario(not_finite),
         "given": Scenario(given),
+        "left whole": Scenario(partial(left_whole, name="Muon", settings={})),
+        "left whole, own states": Scenario(partial(left_whole, name="GaLoreAdamW", settings=RANK)),
         **{
             f"forms, {case}": Scenario(partial(forms, name=OWN[case][0], settings=OWN[case][1]))
             for case in ("galore", "galore, 8 bits", "apollo", "soap", "shampoo", "dion, 4 bits")

@@ -41,7 +41,7 @@ def taken(env: Mapping[str, Value], scope: Scope) -> dict[str, Expr]:
 
 
 def left(env: Mapping[str, Value]) -> dict[str, Expr]:
-    """What is active behind functions of matrices, and the direction, 0 where nothing is."""
+    """Leave what is not finite behind functions of matrices: not active, and 0 in the direction."""
     result = env["update" if "update" in env else "param"].expr
     finite = Call("isfinite", (result,))
     new: dict[str, Expr] = {"active": also(env["active"].expr, finite)}

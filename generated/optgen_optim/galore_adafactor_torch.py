@@ -100,7 +100,7 @@ def matrices(t: View, grad: Any) -> Results:
     if f.beta1_given:
         exp_avg = v.beta1 * s.exp_avg + (1.0 - v.beta1) * change
         change = exp_avg
-    update = t.from_tall(v.scale * change @ basis)
+    update = t.from_tall(m.product(v.scale * change, basis, m.tall(t.out)))
     results: Results = {
         "exp_avg_sq_row": exp_avg_sq_row,
         "exp_avg_sq_col": exp_avg_sq_col,

@@ -62,7 +62,7 @@ def matrices(t: View, grad: Any) -> Results:
     else:
         correction = m.divide(m.sqrt(1.0 - m.power(v.beta2, t.step)), 1.0 - m.power(v.beta1, t.step))
         direction = correction * exp_avg / (m.sqrt(exp_avg_sq) + v.eps)
-    update = t.from_tall(v.scale * direction @ basis)
+    update = t.from_tall(m.product(v.scale * direction, basis, m.tall(t.out)))
     results: Results = {
         "exp_avg": exp_avg,
         "exp_avg_sq": exp_avg_sq,

@@ -20,6 +20,11 @@ def transpose(x: Tensor) -> Tensor:
     return x.mT
 
 
+def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """The product, in memory that there is for it, which may be a transpose."""
+    return torch.mm(a, b, out=out)
+
+
 def tall(x: Tensor) -> Tensor:
     """The matrix, transposed where it has more columns than rows."""
     return x if x.shape[-2] >= x.shape[-1] else x.mT

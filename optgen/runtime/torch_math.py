@@ -27,6 +27,7 @@ from optgen.runtime.matrix_shapes import max_over as max_over
 from optgen.runtime.matrix_shapes import mean_over as mean_over
 from optgen.runtime.matrix_shapes import min_over as min_over
 from optgen.runtime.matrix_shapes import norm_over as norm_over
+from optgen.runtime.matrix_shapes import product as product
 from optgen.runtime.matrix_shapes import qr as qr
 from optgen.runtime.matrix_shapes import rms_over as rms_over
 from optgen.runtime.matrix_shapes import sorted_rows as sorted_rows

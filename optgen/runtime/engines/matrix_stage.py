@@ -25,11 +25,20 @@ from optgen.runtime.states.stored import scale_key
 from optgen.runtime.states.torch_codecs import decode, encode
 
 
+ALIGNED = 64
+"""Bytes: bits of products depend on where in this many their operands begin."""
+
+
 class Stepped(Protocol):
-    """Parts of a view of a parameter that its step needs."""
+    """Parts of a view of a parameter that its step needs.
+
+    Attributes:
+        out: Memory that the step may leave its direction in, from where on it reads the gradient no more.
+    """
 
     rule: Rule
     member: Member
+    out: Tensor
 
     @property
     def states(self) -> Any:
@@ -73,10 +82,11 @@ class OneMatrix:
     Args:
         place: Its place among the others.
         number: The same, counted.
+        out: Memory for its direction.
     """
 
-    def __init__(self, view: Stepped, place: tuple[int, ...], number: int) -> None:
-        self._view, self._place, self._number = view, place, number
+    def __init__(self, view: Stepped, place: tuple[int, ...], number: int, out: Tensor) -> None:
+        self._view, self._place, self._number, self.out = view, place, number, out
         self.states = _Places(view.states, place)
 
     def __getattr__(self, name: str) -> Any:
@@ -106,29 +116,40 @@ class _Places:
         return value
 
 
-def run(view: Stepped, grad: Tensor) -> Tensor:
+def run(view: Stepped, grad: Tensor, out: Tensor | None = None) -> Tensor:
     """Run the step on each matrix of a parameter: store their states, and return their directions.
 
     Args:
         grad: The gradient that the step takes, in float32, (..., rows, cols).
+        out: Memory for the directions, of the gradient's shape; it may be the gradient's own.
     """
+    out = torch.empty_like(grad) if out is None else out
     if grad.dim() == 2:
-        results, update = _stepped(view, view, grad), torch.full_like(grad, math.nan)
-        if results:
-            update = results.pop("update")
+        view.out = out if out.data_ptr() % ALIGNED == 0 else torch.empty_like(out)
+        results = _stepped(view, view, grad)
+        _put(out, results)
         _store(view, results)
-        return update
-    updates, new = torch.full_like(grad, math.nan), dict[str, Tensor]()
+        return out
+    new: dict[str, Tensor] = {}
     for number, place in enumerate(product(*map(range, grad.shape[:-2]))):
-        results = _stepped(view, OneMatrix(view, place, number), grad[place].clone(), place)
-        if results:
-            updates[place] = results.pop("update")
+        matrix = grad[place].clone()
+        results = _stepped(view, OneMatrix(view, place, number, torch.empty_like(matrix)), matrix, place)
+        _put(out[place], results)
         for name, value in results.items():
             if name not in new:
                 new[name] = getattr(view.states, name).clone()
             new[name][place] = value
     _store(view, new)
-    return updates
+    return out
+
+
+def _put(out: Tensor, results: dict[str, Tensor]) -> None:
+    """Put the direction, which is taken from the results, in its place; without one NaN."""
+    update = results.pop("update", None)
+    if update is None:
+        out.fill_(math.nan)
+    elif update.data_ptr() != out.data_ptr():
+        out.copy_(update)
 
 
 def _stepped(view: Stepped, matrix: Any, grad: Tensor, place: tuple[int, ...] = ()) -> dict[str, Tensor]:
@@ -156,7 +177,8 @@ def _is_finite(value: Any) -> bool:
         return math.isfinite(value)
     if not value.numel():
         return True
-    least, greatest = torch.aminmax(value)  # NaN where there is any; without a copy of a large matrix
+    dense = value.mT if value.dim() == 2 and value.mT.is_contiguous() else value
+    least, greatest = torch.aminmax(dense)  # NaN where there is any; without a copy of a large matrix
     return bool(torch.isfinite(greatest - least)) or bool(torch.isfinite(value).all())
 
 

@@ -37,4 +37,5 @@ def run_own_steps(
         view.states = States(rule, member)
         if param is not None:
             view.param = param.view(member.shape)
-        x.copy_(matrix_stage.run(view, x.view(member.shape)).view(x.shape))
+        matrix = x.view(member.shape)
+        matrix_stage.run(view, matrix, matrix)

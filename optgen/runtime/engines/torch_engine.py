@@ -46,6 +46,7 @@ class View:
         taken: Those that it has taken.
         wide: Of a part, its sums of rows and columns before they are rounded.
         gradient: The parameter's.
+        out: Memory for the direction of a step on matrices.
     """
 
     def __init__(self, rule: Rule, member: Member, step: float, grad: Tensor | None = None) -> None:
@@ -56,6 +57,7 @@ class View:
         self.values: Any = None
         self.states: States
         self.sums: Sums
+        self.out: Tensor
         self.reduced: dict[str, Any] = {}
         self.wanted: frozenset[str] = frozenset()
         self.taken: Results = {}

@@ -71,7 +71,19 @@ _step_block = Block(
             lambda f: f.percentile_clipping_below_100,
             before={"update_matrix": always, "share_sum": always, "update_squares": lambda f: f.cautious},
         ),
-        Partial("update_matrix", before="share_sum update_squares", over="element", op="matrices"),
+        Partial(
+            "update_matrix",
+            before="share_sum update_squares",
+            over="element",
+            op="matrices",
+            takes_grad=lambda f: (
+                not f.grad_scale_given
+                and not f.max_grad_norm_above_0
+                and not f.maximize
+                and not f.nonfinite_is_skip
+                and not f.percentile_clipping_below_100
+            ),
+        ),
         Partial("share_sum", lambda f: f.cautious, before="update_squares"),
         Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
         Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),

@@ -65,15 +65,15 @@ def matrices(t: View, grad: Any) -> Results:
     else:
         scaled = m.norm_over(normalized, "tensor") / (m.norm_over(projected, "tensor") + 1e-08) * m.tall(grad)
     if f.scale_front:
-        scaled = m.sqrt(v.scale) * scaled
+        scaled *= m.sqrt(v.scale)
     if not f.disable_nl:
         growth = m.maximum(m.norm_over(scaled, "tensor") / (s.scaled_grad + 1e-08), 1.01) / 1.01
-        scaled = scaled / m.where(s.scaled_grad > 0.0, growth, 1.0)
+        scaled /= m.where(s.scaled_grad > 0.0, growth, 1.0)
         scaled_grad = m.norm_over(scaled, "tensor")
     if not f.scale_front:
-        scaled = m.sqrt(v.scale) * scaled
+        scaled *= m.sqrt(v.scale)
     correction = m.divide(m.sqrt(1.0 - m.power(v.beta2, t.step)), 1.0 - m.power(v.beta1, t.step))
-    update = correction * t.from_tall(scaled)
+    update = m.times(correction, t.from_tall(scaled), t.out)
     results: Results = {
         "exp_avg": exp_avg,
         "exp_avg_sq": exp_avg_sq,

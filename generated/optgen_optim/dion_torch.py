@@ -54,9 +54,13 @@ def matrices(t: View, grad: Any) -> Results:
     moved = m.norm_over(momentum, "tensor") > 0.0
     left_value = m.where(moved, m.qr(momentum @ right), 0.0)
     product = m.transpose(momentum) @ left_value
-    momentum = momentum - (1.0 - v.mu) * (left_value @ m.transpose(product))
+    momentum -= (1.0 - v.mu) * (left_value @ m.transpose(product))
     right = m.where(moved, product / (m.norm_over(product, "col") + v.eps), right)
-    update = m.sqrt(m.divide(t.rows, t.cols)) * t.from_tall(left_value @ m.transpose(right))
+    update = m.times(
+        m.sqrt(m.divide(t.rows, t.cols)),
+        t.from_tall(m.product(left_value, m.transpose(right), m.tall(t.out))),
+        t.out,
+    )
     return {
         "momentum": momentum,
         "right": right,

@@ -10,6 +10,7 @@ from optgen.backends.py_printer import py_condition, py_number
 from optgen.backends.python_calls import field_lines, names_code, tuple_code
 from optgen.ir.exchanges import Exchange
 from optgen.ir.formula import Formula
+from optgen.ir.liveness import changes
 from optgen.ir.nodes import MATRICES, Const, Expr, Kind, MatrixCall, Reduce, Ref, refs
 from optgen.ir.rule import WholeRule
 from optgen.schedule.plan import PassPlan, Plan
@@ -26,7 +27,7 @@ def block_lines(name: str, plan: Plan, rule: WholeRule) -> list[str]:
     ]
     scalars = block_text(rule, name, plan).scalar_count
     reads_param = rule.matrices is not None and rule.matrices.reads_param
-    partials = [_partial(item, reads_param) for item in element_sums(plan).all]
+    partials = [_partial(item, plan, reads_param) for item in element_sums(plan).all]
     exchanged = rule.blocks[name].exchanges
     fields: dict[str, Code] = {
         "reads": Names(tuple(plan.host_inputs)) if plan.host_inputs else "",
@@ -77,7 +78,7 @@ def _pass(block: str, item: PassPlan) -> Code:
     return call("Pass", f'"{block}_{item.name}"', *([Names(names)] if names else []))
 
 
-def _partial(item: ElementSum, reads_param: bool) -> Code:
+def _partial(item: ElementSum, plan: Plan, reads_param: bool) -> Code:
     """A result of a pass.
 
     Args:
@@ -95,6 +96,9 @@ def _partial(item: ElementSum, reads_param: bool) -> Code:
                 more.append(Labelled("settings=", tuple_code(list(map(_setting, settings)))))
             if op == MATRICES and reads_param:
                 more.append("reads_param=True")
+            as_it_is = ~changes(plan.program.lets, "grad", reduce.x)
+            if op == MATRICES and not as_it_is.is_false:
+                more.append(Labelled("takes_grad=", live_code(as_it_is)))
     return call("Partial", f'"{item.name}"', *live, *_before(item), *over, *more)
 
 

@@ -5,21 +5,20 @@ It is given the gradient and reads the states as matrices in float32; it returns
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from optgen.backends.assignments import Assignments, Part
-from optgen.backends.code import Code, Labelled, call
+from optgen.backends.assignments import Part
+from optgen.backends.code import Labelled
 from optgen.backends.layout import python_code
 from optgen.backends.py_printer import PyPrinter, py_condition, py_name
 from optgen.backends.py_statements import PyStatements, below
-from optgen.backends.statements import Assign, If, Statement, values_in, walk_statements
+from optgen.backends.statements import If, values_in, walk_statements
 from optgen.backends.torch_function import FunctionText
+from optgen.backends.torch_in_place import InPlace
 from optgen.ir.formula import Formula
 from optgen.ir.guards import GuardTable
 from optgen.ir.kinds import boolean_names
 from optgen.ir.liveness import demands, needed, resolve
-from optgen.ir.matrix_stage import OVER, UPDATE, MatrixStage
-from optgen.ir.nodes import MATRICES, Call, Expr, Kind, Program, Ref, Select, refs, walk
+from optgen.ir.matrix_stage import OVER, MatrixStage
+from optgen.ir.nodes import MATRICES, Kind, Program, Select, walk
 from optgen.passes.drop_unused import drop_unused
 from optgen.passes.fold import fold
 from optgen.passes.forward import forward
@@ -55,9 +54,8 @@ def matrix_function(stage: MatrixStage, guards: GuardTable) -> FunctionText:
     texts = {text: text for text in own.values()}
     kinds |= {text: inputs[name].kind for name, text in own.items()}
     printer = PyPrinter(kinds, names=texts)
-    direction = _LeavesDirection(kinds, names=texts)
-    last = _product_that_ends(code)
-    statements = PyStatements(lambda statement: direction if statement is last else printer, code.loose)
+    in_place = InPlace(program, stage.shapes, code)
+    statements = PyStatements(lambda statement: in_place.printer(statement, printer), code.loose)
     lines = statements.lines(code.body, 4)
     always: list[str] = []
     sometimes: dict[Formula, list[str]] = {}
@@ -89,44 +87,6 @@ def matrix_function(stage: MatrixStage, guards: GuardTable) -> FunctionText:
         lines=(*head, *lines),
         types=frozenset({"Any", "Results"}),
     )
-
-
-class _LeavesDirection(PyPrinter):
-    """Prints a direction that is a product, which is left in the memory that the caller has for it."""
-
-    def code(self, expr: Expr) -> Code:
-        """The expression as Python that knows where its lines may end."""
-        factor = PyPrinter(self.kinds, names=self.names).code
-        match expr:
-            case Call(op="from_tall", args=(Call(op="matmul", args=(a, b)),)):
-                return call("t.from_tall", call("m.product", factor(a), factor(b), "m.tall(t.out)"))
-            case Call(op="matmul", args=(a, b)):
-                return call("m.product", factor(a), factor(b), "t.out")
-        return factor(expr)
-
-
-def _product_that_ends(code: Assignments) -> Statement | None:
-    """The last statement, if it makes the direction by a product, and the gradient is not read in it or after it."""
-    views, last = {"grad"}, code.body[-1]
-    for statement in walk_statements(code.body):
-        if isinstance(statement, Assign) and not views.isdisjoint(_seen(statement.value)):
-            views.add(statement.variable)
-    if not isinstance(last, Assign) or last.variable != UPDATE:
-        return None
-    read = {name for value in (last.value, *code.values.values()) for name in refs(value)}
-    return last if views.isdisjoint(read) else None
-
-
-def _seen(expr: Expr) -> Iterator[str]:
-    """The variables in whose memory a value may lie."""
-    match expr:
-        case Ref(name=name):
-            yield name
-        case Call(op="tall" | "from_tall" | "transpose", args=(x,)):
-            yield from _seen(x)
-        case Select(then=then, other=other):
-            yield from _seen(then)
-            yield from _seen(other)
 
 
 def _text(program: Program, name: str) -> str:

@@ -12,6 +12,11 @@ Flags = Any  # a NamedTuple of truth values, one for every flag of the rule
 Live = Callable[[Any], bool]
 
 
+def never(flags: Flags) -> bool:
+    """The formula of what no setting has."""
+    return False
+
+
 def always(flags: Flags) -> bool:
     """The formula of what every setting needs."""
     return True
@@ -44,6 +49,7 @@ class Partial:
         op: sum or max; or the function, a name of `matrix_math.MATRIX_FUNCTIONS`.
         settings: Further arguments of the function: numbers, or names of values of a group.
         reads_param: Whether the function reads the parameter too.
+        takes_grad: Whether what the function takes is the gradient as it is.
     """
 
     name: str
@@ -53,6 +59,7 @@ class Partial:
     op: str = "sum"
     settings: tuple[float | str, ...] = ()
     reads_param: bool = False
+    takes_grad: Live = never
 
     @cached_property
     def waiting(self) -> Mapping[str, Live]:

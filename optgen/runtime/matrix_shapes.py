@@ -25,6 +25,11 @@ def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     return torch.mm(a, b, out=out)
 
 
+def times(a: Tensor | float, b: Tensor, out: Tensor) -> Tensor:
+    """A number or matrix times a matrix, likewise; `b` may lie in the same memory."""
+    return torch.mul(b, a, out=out)
+
+
 def tall(x: Tensor) -> Tensor:
     """The matrix, transposed where it has more columns than rows."""
     return x if x.shape[-2] >= x.shape[-1] else x.mT

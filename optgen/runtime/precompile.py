@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from optgen.codecs import Codec
 from optgen.runtime.block import Settings
 from optgen.runtime.building.cache import shared_library
 from optgen.runtime.building.compilers import Compiler
@@ -24,6 +26,7 @@ from optgen.runtime.building.headers import parse_headers
 from optgen.runtime.building.nvcc import Nvcc
 from optgen.runtime.building.programs import end_all
 from optgen.runtime.core.bucket import Bucket
+from optgen.runtime.engines.cpu_codecs import codec_library, decoded_beside
 from optgen.runtime.engines.kernel_engine import defines
 from optgen.runtime.optimizer import Optimizer
 from optgen.runtime.rule import Rule
@@ -38,10 +41,15 @@ STARTS = {"lr": 1e-3, "momentum": 0.9}  # for classes that must be told
 
 @dataclass(frozen=True)
 class Specialization:
-    """Specialization of a kernel: a rule, and the macros with which it is compiled."""
+    """Specialization of a kernel: a rule, and the macros with which it is compiled.
+
+    Attributes:
+        beside: The codecs of states that are decoded beside it on the cpu target, each with whether it has a sign.
+    """
 
     rule: Rule
     macros: tuple[tuple[str, str], ...]
+    beside: tuple[tuple[Codec, bool], ...] = ()
 
     @property
     def defines(self) -> dict[str, str]:
@@ -65,7 +73,8 @@ def specializations(
         for settings, dtype in product(_settings(optimizer_class, target), dtypes):
             for bucket in _buckets(rule, settings, target, dtype):
                 macros = tuple(sorted(defines(rule, bucket).items()))
-                found.setdefault((rule.name, macros), Specialization(rule, macros))
+                beside = tuple(decoded_beside(rule, bucket.codecs))
+                found.setdefault((rule.name, macros), Specialization(rule, macros, beside))
     return list(found.values())
 
 
@@ -142,11 +151,10 @@ def compile_libraries(package: str, directory: Path, compiler: Compiler) -> int:
     wanted = specializations(classes_of(package, directory), "cpu", (torch.float32, torch.bfloat16))
 
     parse_headers(compiler)
-
-    def build(item: Specialization) -> None:
-        shared_library(item.rule.source, item.defines, compiler, item.rule.functions)
-
-    return _at_once(build, wanted)
+    builds = [partial(shared_library, w.rule.source, w.defines, compiler, w.rule.functions) for w in wanted]
+    beside = dict.fromkeys(codec for w in wanted for codec in w.beside)
+    builds += [partial(codec_library, codec, signed, compiler) for codec, signed in beside]
+    return _at_once(lambda build: build(), builds)
 
 
 def compile_cubins(package: str, directory: Path, archs: Sequence[str], nvcc: Nvcc) -> int:

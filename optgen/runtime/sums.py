@@ -12,6 +12,7 @@ from torch import Tensor
 
 WITHOUT_FLOAT64 = {"mps"}  # types of devices
 SPLIT = 4097.0  # 2^12 + 1, which splits a float32 in two of 12 bits (Dekker)
+BLOCK = 65_536  # numbers that are squared at a time
 EXPONENT = 0x7F800000  # of a float32
 
 
@@ -74,12 +75,32 @@ def squares(x: Tensor, dims: tuple[int, ...]) -> Tensor:
 def roots(x: Tensor, dims: tuple[int, ...], mean: bool) -> Tensor:
     """Roots of sums of squares, or of mean squares, over dimensions, likewise."""
     if has_float64(x.device):
-        found = x.double().square()
-        return (found.mean(dims, keepdim=True) if mean else found.sum(dims, keepdim=True)).sqrt()
+        found = _squares(x, dims)
+        return (found / (x.numel() // max(found.numel(), 1)) if mean else found).sqrt_()
     scaled, unit = _scaled(_lines(x, dims))
     found = _joined(*_pair(scaled * scaled, _lost(scaled)))
     found = found / scaled.shape[-1] if mean else found
     return (found.sqrt() * unit).reshape(_kept(x, dims))
+
+
+def _squares(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Sums of squares in float64, of a large matrix on the host a few rows at a time: a copy of it takes longer."""
+    if x.dim() != 2 or x.device.type != "cpu" or x.numel() < 2 * BLOCK:
+        return x.double().square().sum(dims, keepdim=True)
+    summed = _summed(x, dims)
+    if not x.is_contiguous() and x.mT.is_contiguous():
+        return _squares(x.mT, tuple(1 - dim for dim in summed)).mT
+    rows = max(BLOCK // x.shape[1], 1)
+    room = torch.empty(rows, x.shape[1], dtype=torch.float64, device=x.device)
+    found = torch.zeros(_kept(x, (1,) if 1 in summed else (0,)), dtype=torch.float64, device=x.device)
+    for first in range(0, x.shape[0], rows):
+        part = x[first : first + rows]
+        squares = room[: len(part)].copy_(part).square_()
+        if 1 in summed:
+            torch.sum(squares, 1, keepdim=True, out=found[first : first + rows])
+        else:
+            found += squares.sum(0, keepdim=True)
+    return found.sum(0, keepdim=True) if len(summed) == 2 else found
 
 
 def _lines(x: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -7,6 +7,7 @@ float32, numbers of a tensor are float64 tensors without dimensions, numbers kno
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from optgen.runtime.matrix_shapes import sorted_rows as sorted_rows
 from optgen.runtime.matrix_shapes import sum_over as sum_over
 from optgen.runtime.matrix_shapes import svd_basis as svd_basis
 from optgen.runtime.matrix_shapes import tall as tall
+from optgen.runtime.matrix_shapes import times as times
 from optgen.runtime.matrix_shapes import transpose as transpose
 
 NAN = math.nan
@@ -105,7 +107,15 @@ def sqrt(x: Value) -> Value:
         return math.sqrt(x) if x >= 0.0 else NAN
     if EXACT_ROOTS or x.dtype is not torch.float32 or x.device.type != "cpu":
         return torch.sqrt(x)
-    return torch.sqrt(x.double()).float()  # float64 has more than twice the digits, so that one rounding decides
+    return exact_roots(x)
+
+
+def _roots_by_float64(x: Tensor) -> Tensor:
+    return torch.sqrt(x.double()).float()  # it has more than twice the digits, so that one rounding decides
+
+
+exact_roots: Callable[[Tensor], Tensor] = _roots_by_float64
+"""Square roots of float32, correctly rounded; an engine that has compiled faster ones puts them here."""
 
 
 def rsqrt(x: Value) -> Value:

@@ -18,6 +18,7 @@ from optgen.runtime.core.bucket import Bucket, Member
 from optgen.runtime.core.call import Call
 from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.core.step_inputs import Inputs
+from optgen.runtime.engines.cpu_codecs import CpuCodecs
 from optgen.runtime.engines.kernel_engine import TILE, KernelEngine, address, defines
 from optgen.runtime.rule import Rule
 from optgen.runtime.states.store import Placement
@@ -46,6 +47,8 @@ class CpuEngine(KernelEngine):
         self.library = shared_library(
             rule.source, macros, compiler, rule.functions, f"compiling {name} for this processor, once"
         )
+        if rule.matrix_states:
+            self.codecs = CpuCodecs(rule, bucket.codecs, compiler)
         self.functions: dict[str, Callable[[Any], None]] = {}
         for name in rule.functions:
             function = getattr(self.library, name)
@@ -107,6 +110,8 @@ class CpuEngine(KernelEngine):
 
     def run(self, block: Block, index: int) -> None:
         """Run one pass."""
+        if block.matrices and self.takes_gradients(block, index):
+            return
         self.functions[block.passes[index].function](self.reference)
 
     def reduction(self, block: Block, name: str) -> list[float]:

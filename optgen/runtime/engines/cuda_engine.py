@@ -163,6 +163,8 @@ class CudaEngine(KernelEngine):
 
     def run(self, block: Block, index: int) -> None:
         """Run one pass."""
+        if block.matrices and self.takes_gradients(block, index):
+            return
         item = block.passes[index]
         bands = self.walks_bands(block, item)
         self.call.first = len(self.chunks) if bands else 0

@@ -10,6 +10,7 @@ from optgen.runtime.block import Block, Partial
 from optgen.runtime.core.bucket import Bucket, Member
 from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.core.step_inputs import Inputs
+from optgen.runtime.engines.matrix_stage import Codecs
 from optgen.runtime.states.store import Placement
 
 
@@ -21,6 +22,10 @@ class Engine(Protocol):
     @property
     def at_once(self) -> bool:
         """True if one call of a kernel writes all that a step writes."""
+
+    @property
+    def codecs(self) -> Codecs:
+        """Decoder and encoder of states that are matrices of their own."""
 
     @property
     def target(self) -> str:

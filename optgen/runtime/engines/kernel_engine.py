@@ -22,9 +22,11 @@ from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like, layo
 from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.dimensions import shape_of
 from optgen.runtime.engines import matrices
+from optgen.runtime.engines.matrix_stage import Codecs
 from optgen.runtime.engines.own_step import run_own_steps
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.storage import dtype_name
+from optgen.runtime.states import torch_codecs
 from optgen.runtime.states.stored import scale_key
 
 TILE = 256
@@ -79,12 +81,14 @@ class KernelEngine:
 
     Attributes:
         chunk: Elements of a chunk, a multiple of the tile.
+        codecs: What decodes and encodes states that are matrices of their own.
         bands: Whether passes with sums of rows or columns walk bands of whole rows.
     """
 
     target: ClassVar[str]
     chunk: ClassVar[int]
     bands: ClassVar[bool] = False
+    codecs: Codecs = torch_codecs
 
     @property
     def at_once(self) -> bool:
@@ -333,9 +337,22 @@ class KernelEngine:
                 continue
             member, elements = self.members[0], self.matrices[name, partial.name]
             if partial.op == matrices.OWN_STEP:
-                run_own_steps(self.rule, self.members, list(elements.view(-1, *member.seen)), self.values)
+                directions = list(elements.view(-1, *member.seen))
+                grads = self.grads if self.takes_gradients(block, index) else directions
+                codecs = [self.codecs] * len(self.members)
+                run_own_steps(self.rule, self.members, grads, directions, self.values, codecs)
             else:
                 matrices.apply(partial, elements, member.seen, self.values, member)
+
+    def takes_gradients(self, block: Block, index: int) -> bool:
+        """Check whether a pass has nothing to do, since a step on matrices takes the gradients as they are."""
+        taken = block.taken(block.passes[index], self.bucket.flags)
+        return (
+            [partial.op for partial in taken] == [matrices.OWN_STEP]
+            and taken[0].takes_grad(self.bucket.flags)
+            and self.bucket.grad_dtype is torch.float32
+            and not matrices.is_owned(block, self.members[0])
+        )
 
     def matrix_part(self, name: str, partial: str, index: int) -> Tensor:
         """Elements that a pass has stored of a matrix for a function of matrices, to be replaced by its result."""

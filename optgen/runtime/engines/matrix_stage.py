@@ -10,23 +10,34 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from optgen.codecs import Codec
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Settings
 from optgen.runtime.core.bucket import Member
 from optgen.runtime.rule import Rule
 from optgen.runtime.states.stored import scale_key
-from optgen.runtime.states.torch_codecs import decode, encode
-
 
 ALIGNED = 64
 """Bytes: bits of products depend on where in this many their operands begin."""
+
+
+class Codecs(Protocol):
+    """Decoder and encoder of states: `torch_codecs`, or what computes the same."""
+
+    @property
+    def decode(self) -> Callable[[Codec, Tensor, Tensor | None, bool, Sequence[int]], Tensor]:
+        """The numbers of codes and scales."""
+
+    @property
+    def encode(self) -> Callable[[Codec, Tensor, bool], tuple[Tensor, Tensor | None]]:
+        """Codes and scales of numbers."""
 
 
 class Stepped(Protocol):
@@ -38,6 +49,7 @@ class Stepped(Protocol):
 
     rule: Rule
     member: Member
+    codecs: Codecs
     out: Tensor
 
     @property
@@ -68,12 +80,14 @@ class SettingsNow:
         return m.number(value if part is None or value is None else value[part])
 
 
-def read_matrix(rule: Rule, member: Member, name: str) -> Tensor:
-    """A state that is a matrix, in float32."""
+def read_matrix(rule: Rule, member: Member, name: str, codecs: Codecs) -> Tensor:
+    """A state that is a matrix, in float32: its own memory if it lies as products want it."""
+    stored: Tensor = member.entry[name]
     state = rule.states[name]
-    codec = member.codecs[rule.coded_states.index(state)]
-    scales = member.entry.get(scale_key(name))
-    return decode(codec, member.entry[name], scales, state.signed, member.state_shape(state))
+    codec, shape = member.codecs[rule.coded_states.index(state)], member.state_shape(state)
+    if stored.dtype is torch.float32 and stored.is_contiguous() and _is_aligned(stored):
+        return stored.view(shape)
+    return codecs.decode(codec, stored, member.entry.get(scale_key(name)), state.signed, shape)
 
 
 class OneMatrix:
@@ -125,16 +139,18 @@ def run(view: Stepped, grad: Tensor, out: Tensor | None = None) -> Tensor:
     """
     out = torch.empty_like(grad) if out is None else out
     if grad.dim() == 2:
-        view.out = out if out.data_ptr() % ALIGNED == 0 else torch.empty_like(out)
+        grad = grad if _is_aligned(grad) else grad.clone()
+        view.out = out if _is_aligned(out) else torch.empty_like(out)
         results = _stepped(view, view, grad)
-        _put(out, results)
-        _store(view, results)
+        update = results.pop("update", None)
+        _store(view, results)  # which may be of the gradient, in whose place the direction comes
+        _put(out, update)
         return out
     new: dict[str, Tensor] = {}
     for number, place in enumerate(product(*map(range, grad.shape[:-2]))):
         matrix = grad[place].clone()
         results = _stepped(view, OneMatrix(view, place, number, torch.empty_like(matrix)), matrix, place)
-        _put(out[place], results)
+        _put(out[place], results.pop("update", None))
         for name, value in results.items():
             if name not in new:
                 new[name] = getattr(view.states, name).clone()
@@ -143,9 +159,12 @@ def run(view: Stepped, grad: Tensor, out: Tensor | None = None) -> Tensor:
     return out
 
 
-def _put(out: Tensor, results: dict[str, Tensor]) -> None:
-    """Put the direction, which is taken from the results, in its place; without one NaN."""
-    update = results.pop("update", None)
+def _is_aligned(x: Tensor) -> bool:
+    return x.data_ptr() % ALIGNED == 0
+
+
+def _put(out: Tensor, update: Tensor | None) -> None:
+    """Put a direction in its place; without one NaN."""
     if update is None:
         out.fill_(math.nan)
     elif update.data_ptr() != out.data_ptr():
@@ -167,7 +186,11 @@ def _stepped(view: Stepped, matrix: Any, grad: Tensor, place: tuple[int, ...] = 
 
 
 def _store(view: Stepped, results: Mapping[str, Tensor]) -> None:
+    states = {
+        tensor.untyped_storage().data_ptr() for tensor in view.member.entry.values() if isinstance(tensor, Tensor)
+    }
     stored = [pair for name, value in results.items() for pair in _encoded(view, name, value)]
+    stored = [(t, x.clone() if x.untyped_storage().data_ptr() in states else x) for t, x in stored]
     for target, value in stored:
         target.copy_(value)
 
@@ -177,9 +200,8 @@ def _is_finite(value: Any) -> bool:
         return math.isfinite(value)
     if not value.numel():
         return True
-    dense = value.mT if value.dim() == 2 and value.mT.is_contiguous() else value
-    least, greatest = torch.aminmax(dense)  # NaN where there is any; without a copy of a large matrix
-    return bool(torch.isfinite(greatest - least)) or bool(torch.isfinite(value).all())
+    # A sum is not finite if a number is not; it takes no copy of a large matrix, and seldom goes too far itself.
+    return math.isfinite(value.sum()) or bool(torch.isfinite(value).all())
 
 
 def _encoded(view: Stepped, name: str, value: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -188,7 +210,7 @@ def _encoded(view: Stepped, name: str, value: Tensor) -> list[tuple[Tensor, Tens
     codec = member.codecs[rule.coded_states.index(state)]
     if not codec.scaled:
         return [(member.entry[name], value)]  # rounded as it is copied
-    codes, scales = encode(codec, value.float().contiguous(), state.signed)
+    codes, scales = view.codecs.encode(codec, value.float().contiguous(), state.signed)
     pairs = [(member.entry[name], codes)]
     return pairs if scales is None else [*pairs, (member.entry[scale_key(name)], scales)]
 

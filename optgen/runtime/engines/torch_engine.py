@@ -16,18 +16,21 @@ from optgen.runtime.block import Block, Partial
 from optgen.runtime.core.bucket import Bucket, Member, StaleError, forms_of, is_like, sizes_of
 from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.core.step_inputs import Inputs
-from optgen.runtime.dimensions import matrix_sizes, spread_shape
+from optgen.runtime.dimensions import matrix_sizes
 from optgen.runtime.engines import matrices, matrix_stage
+from optgen.runtime.engines.matrix_stage import Codecs
 from optgen.runtime.engines.torch_graphs import compiles, run_pass
+from optgen.runtime.engines.torch_states import States, Sums, seen, spread
 from optgen.runtime.rule import Rule
+from optgen.runtime.states import torch_codecs
 from optgen.runtime.states.philox import Draw
 from optgen.runtime.states.step_counts import steps_of
-from optgen.runtime.states.store import Placement, in_equations, own_shape
+from optgen.runtime.states.store import Placement, own_shape
 from optgen.runtime.states.stored import scale_key
-from optgen.runtime.states.torch_codecs import decode, encode
+from optgen.runtime.states.torch_codecs import encode
 from optgen.runtime.states.torch_rounding import decode_parameter, encode_parameter
 from optgen.runtime.sums import has_float64, wide
-from optgen.runtime.torch_math import NAN, whole_steps
+from optgen.runtime.torch_math import whole_steps
 
 Results = dict[str, Any]
 
@@ -46,6 +49,7 @@ class View:
         taken: Those that it has taken.
         wide: Of a part, its sums of rows and columns before they are rounded.
         gradient: The parameter's.
+        codecs: What decodes and encodes states that are matrices of their own.
         out: Memory for the direction of a step on matrices.
     """
 
@@ -55,6 +59,7 @@ class View:
         self.step = step
         self.index = float(member.index)
         self.values: Any = None
+        self.codecs: Codecs = torch_codecs
         self.states: States
         self.sums: Sums
         self.out: Tensor
@@ -104,7 +109,7 @@ class View:
     def param(self) -> Tensor:
         """The parameter in float32; one without dimensions has one here."""
         member, codec = self.member, PARAMETER_CODECS[self.member.rounding]
-        return _seen(member, decode_parameter(codec, member.param.detach(), member.entry.get(COMPENSATION)))
+        return seen(member, decode_parameter(codec, member.param.detach(), member.entry.get(COMPENSATION)))
 
     def rounded(self, x: Tensor) -> Tensor:
         """Elements rounded to nearest as the parameter's dtype holds them, in float32."""
@@ -127,7 +132,7 @@ class View:
     def grad(self) -> Tensor:
         """The gradient in float32."""
         assert self.gradient is not None
-        return _seen(self.member, self.gradient)
+        return seen(self.member, self.gradient)
 
     @property
     def unscaled_grad(self) -> Tensor:
@@ -141,7 +146,7 @@ class View:
 
     def spread(self, x: Any, kind: str) -> Tensor:
         """Numbers of a smaller kind, one for each of this kind."""
-        return _spread(self.member, x, kind)
+        return spread(self.member, x, kind)
 
     # A step on matrices
 
@@ -178,64 +183,13 @@ class View:
         return self.own_rows(x) if len(self.member.shape) == 2 else x
 
 
-class States:
-    """The states of a parameter as attributes, decoded when they are first asked for.
-
-    Elements come in the parameter's shape, what has fewer dimensions with 1 for the others (dimensions.py). One that
-    does not exist under these settings is NaN: nothing that is kept follows from it.
-    """
-
-    def __init__(self, rule: Rule, member: Member) -> None:
-        self._rule, self._member = rule, member
-
-    def __getattr__(self, name: str) -> Any:
-        member = self._member
-        value = _state(self._rule, member, name) if self._rule.states[name].exists(member.flags) else NAN
-        setattr(self, name, value)
-        return value
-
-
-class Sums:
-    """The sums over a parameter as attributes; NaN for one that a later pass takes."""
-
-    def __init__(self, member: Member, found: Mapping[str, Any], lines: Mapping[str, str]) -> None:
-        self._member, self._found, self._lines = member, found, lines
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self._found:
-            return self._found[name]
-        unknown = torch.tensor(NAN, dtype=torch.float64, device="cpu")
-        return _spread(self._member, unknown, self._lines[name]) if name in self._lines else unknown
-
-
-def _state(rule: Rule, member: Member, name: str) -> Tensor:
-    entry, state = member.entry, rule.states[name]
-    if state.kind == "shaped":
-        return matrix_stage.read_matrix(rule, member, name)
-    if state.kind == "element":
-        codec = member.codecs[rule.element_states.index(state)]
-        return _seen(member, decode(codec, entry[name], entry.get(scale_key(name)), state.signed, member.param.shape))
-    value = in_equations(state.kind, entry[name], member.line_shape)
-    return wide(value) if state.kind == "tensor" and state.window is None else value
-
-
-def _spread(member: Member, x: Any, kind: str) -> Tensor:
-    shape = spread_shape(kind, member.seen if kind == "element" else member.line_shape) or (1,)
-    return torch.as_tensor(x, device=member.param.device).to(torch.float32).expand(shape)
-
-
-def _seen(member: Member, x: Tensor) -> Tensor:
-    """Elements in float32, in the shape that equations see them in."""
-    x = x.to(torch.float32)
-    return x.reshape(member.seen) if member.form is not None else x.reshape(1) if x.dim() == 0 else x
-
-
 class TorchEngine:
     """The torch target of one bucket."""
 
     target = "torch"
     at_once = False
     matrix_elements = 0
+    codecs: Codecs = torch_codecs
 
     def __init__(self, rule: Rule, bucket: Bucket) -> None:
         self.rule, self.bucket = rule, bucket

@@ -138,7 +138,8 @@ def _compute(
     _apply([each for each in taken if each[1].op != matrices.OWN_STEP], values)
     own = [i for i, (_, partial) in enumerate(work) if partial.op == matrices.OWN_STEP]
     members, xs = [work[i][0].member for i in own], [wholes[i] for i in own]
-    run_own_steps(rule, members, xs, values, [params[i] for i in own])
+    codecs = [work[i][0].engine.codecs for i in own]
+    run_own_steps(rule, members, xs, xs, values, codecs, [params[i] for i in own])
 
 
 def _apply(taken: Sequence[tuple[Owned, Partial, Tensor]], values: HostValues) -> None:

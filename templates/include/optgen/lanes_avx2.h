@@ -57,11 +57,14 @@ OPTGEN_INLINE Ints load_halves(const void* from) {
 #endif
 }
 
-// 16 numbers from 0 to 65535 as 16 bits each.
+// 16 numbers from 0 to 65535 as 16 bits each, or the upper halves of 16 numbers.
 OPTGEN_INLINE void store_halves(void* to, Ints first, Ints second) {
   const Ints packed = (Ints)__builtin_ia32_packusdw256(first, second);
   const Ints halves = __builtin_ia32_permvarsi256(packed, Ints{0, 1, 4, 5, 2, 3, 6, 7});
   memcpy(to, &halves, sizeof halves);
+}
+OPTGEN_INLINE void store_upper_halves(void* to, Ints first, Ints second) {
+  store_halves(to, shifted_right(first, 16), shifted_right(second, 16));
 }
 
 // 16 numbers from -128 to 127 as 8 bits each, or from -32768 to 32767 as 16 bits each.

@@ -52,11 +52,21 @@ OPTGEN_INLINE Ints load_halves(const void* from) {
   return (Ints)_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(from)));
 }
 
-// 32 numbers from 0 to 65535 as 16 bits each.
+// The lower (0) or upper (1) halves of 32 numbers.
+template <int upper> OPTGEN_INLINE __m512i halves_of(Ints first, Ints second) {
+  const __m512i number = _mm512_cvtepu8_epi16(
+      _mm256_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26,
+                       27, 28, 29, 30, 31));
+  const __m512i at = _mm512_add_epi16(_mm512_add_epi16(number, number), _mm512_set1_epi16(upper));
+  return _mm512_permutex2var_epi16((__m512i)first, at, (__m512i)second);
+}
+
+// 32 numbers from 0 to 65535 as 16 bits each, or the upper halves of 32 numbers.
 OPTGEN_INLINE void store_halves(void* to, Ints first, Ints second) {
-  __m256i* const halves = static_cast<__m256i*>(to);
-  _mm256_storeu_si256(halves, _mm512_cvtepi32_epi16((__m512i)first));
-  _mm256_storeu_si256(halves + 1, _mm512_cvtepi32_epi16((__m512i)second));
+  _mm512_storeu_si512(to, halves_of<0>(first, second));
+}
+OPTGEN_INLINE void store_upper_halves(void* to, Ints first, Ints second) {
+  _mm512_storeu_si512(to, halves_of<1>(first, second));
 }
 
 // 32 numbers from -128 to 127 as 8 bits each, or from -32768 to 32767 as 16 bits each.

@@ -47,10 +47,13 @@ OPTGEN_INLINE Ints load_halves(const void* from) {
   return (Ints)vmovl_u16(halves);
 }
 
-// Eight numbers from 0 to 65535 as 16 bits each.
+// Eight numbers from 0 to 65535 as 16 bits each, or the upper halves of eight numbers.
 OPTGEN_INLINE void store_halves(void* to, Ints first, Ints second) {
   const uint16x8_t halves = vcombine_u16(vmovn_u32((uint32x4_t)first), vmovn_u32((uint32x4_t)second));
   memcpy(to, &halves, sizeof halves);
+}
+OPTGEN_INLINE void store_upper_halves(void* to, Ints first, Ints second) {
+  store_halves(to, shifted_right(first, 16), shifted_right(second, 16));
 }
 
 // Two vectors as 16 bits each; what is larger or smaller than these hold becomes the largest or smallest of them.

@@ -22,10 +22,6 @@ OPTGEN_INLINE Ints nearest_bf16(Ints bits) {
   return (bits + 0x7fff + (shifted_right(bits, 16) & 1)) & int32_t(0xffff0000u);
 }
 
-OPTGEN_INLINE void store_upper(bf16* to, Ints first, Ints second) {
-  store_halves(to, shifted_right(first, 16), shifted_right(second, 16));
-}
-
 constexpr int32_t rounds_to_infinity = 0x7f7f7f80;  // the least magnitude that does, in any of the ways below
 
 // Runs `group`, which gives the larger magnitudes of its values, from one multiple of `together` to the next; `plain`
@@ -40,7 +36,7 @@ template <class Group, class Plain> OPTGEN_INLINE void in_groups(int n, const Gr
 
 OPTGEN_INLINE Ints at_random(const float* values, const uint16_t* random, bf16* to) {
   const Ints a = (Ints)load(values), b = (Ints)load(values + count);
-  store_upper(to, a + load_halves(random), b + load_halves(random + count));
+  store_upper_halves(to, a + load_halves(random), b + load_halves(random + count));
   return larger_magnitude(a, b);
 }
 
@@ -65,8 +61,8 @@ OPTGEN_INLINE Ints at_random(const float* values, const uint16_t* random, fp16* 
 OPTGEN_INLINE Ints split_kahan(const float* values, bf16* param, bf16* rest) {
   const Floats a = load(values), b = load(values + count);
   const Ints near_a = nearest_bf16((Ints)a), near_b = nearest_bf16((Ints)b);
-  store_upper(param, near_a, near_b);
-  store_upper(rest, nearest_bf16((Ints)(a - (Floats)near_a)), nearest_bf16((Ints)(b - (Floats)near_b)));
+  store_upper_halves(param, near_a, near_b);
+  store_upper_halves(rest, nearest_bf16((Ints)(a - (Floats)near_a)), nearest_bf16((Ints)(b - (Floats)near_b)));
   return larger_magnitude((Ints)a, (Ints)b);
 }
 
@@ -80,7 +76,7 @@ template <class Beside> OPTGEN_INLINE Ints split(const float* values, bf16* para
   constexpr int cut = 16 - 8 * int(sizeof(Beside));
   const Ints x = (Ints)load(values), y = (Ints)load(values + count), a = cut_bits<cut>(x), b = cut_bits<cut>(y);
   const Ints upper_a = (a + 0x8000) & int32_t(0xffff0000u), upper_b = (b + 0x8000) & int32_t(0xffff0000u);
-  store_upper(param, upper_a, upper_b);
+  store_upper_halves(param, upper_a, upper_b);
   store_signed(beside, (a - upper_a) >> cut, (b - upper_b) >> cut);
   return larger_magnitude(x, y);
 }

@@ -82,7 +82,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Counted:
-    """What a tile takes: instructions, cycles of the ports and with waiting (where llvm-mca tells), and nanoseconds."""
+    """Instructions of a tile, cycles of ports and with waiting (where llvm-mca tells), and nanoseconds."""
 
     instructions: float
     cycles: tuple[float, ...]

@@ -28,7 +28,7 @@ from optgen.ir.rule import Block
 from optgen.operations import DRAWS, OPERATIONS, Named
 from optgen.runtime import torch_math
 from optgen.runtime.core.bucket import matrix_shape, sizes_of
-from optgen.runtime.dimensions import kind_dims, matrix_sizes, shape_of, spread_shape
+from optgen.runtime.dimensions import SIDE, is_turned, kind_dims, matrix_sizes, shape_of, spread_shape
 from optgen.runtime.matrix_math import MATRIX_FUNCTIONS
 from optgen.runtime.states.philox import Draw
 from optgen.runtime.states.store import in_equations
@@ -86,13 +86,13 @@ class Reference:
 
     def __init__(self, info: ClassInfo, settings: Mapping[str, Any]) -> None:
         rule = info.whole_rule
-        known = (*rule.hypers, *rule.options)
+        known = (*rule.hypers, *rule.options, *(name for name in rule.storage if name == SIDE))
         for name in settings:
             if name not in known:
                 near = suggest(name, known)
                 raise TypeError(f"{info.name} has no setting `{name}`{f': {near}' if near else ''}")
         self.name, self.rule = info.name, rule
-        self.settings: Values = info.defaults
+        self.settings: Values = {**info.defaults, **{name: settings[name] for name in settings if name == SIDE}}
         for name, hyper in rule.hypers.items():
             if name in settings and hyper.names:
                 self.settings |= dict(zip(hyper.names, settings[name], strict=True))
@@ -349,9 +349,9 @@ class _Run:
                 shape, draw = self.params[i].shape, Draw(0, i)
                 numbers = draw.normal if op == "normal" else draw.uniform
                 return numbers(int(number), shape.numel(), self.params[i].device).double().reshape(shape)
-            case Call(op="from_tall", args=(x,)):
-                tall = self._value(i, x, values)
-                return tall.mT if values["from_tall"] else tall
+            case Call(op="from_tall" | "turned" | "turned_back" as op, args=(x,)):
+                matrix = self._value(i, x, values)
+                return matrix.mT if values["from_tall" if op == "from_tall" else "turned"] else matrix
             case Call(op="normal_matrix", args=(rows, cols, number, _)):
                 sizes = [int(self._value(i, size, values)) for size in (rows, cols)]
                 drawn = Draw(0, i).normal_in(int(self._value(i, number, values)), math.prod(sizes), "cpu")
@@ -378,7 +378,7 @@ class _Run:
                 (values[name],) = matrix_sizes((name.removeprefix("size_of_"),), shape, self.settings)
             elif item.kind is Kind.CONST:
                 values[name] = name.removeprefix(OVER)
-        values["from_tall"] = shape[0] < shape[1]
+        values |= {"from_tall": shape[0] < shape[1], "turned": is_turned(shape, self.settings)}
         for let in stage.program.lets:
             if not let.joins and let.path.holds(self.guards[i]):
                 values[let.name] = self._value(i, let.expr, values)

@@ -214,7 +214,7 @@ class ClassInfo:
         """The sizes of the dimensions of states that are matrices, of a parameter of this shape."""
         long, short = max(rows, cols), min(rows, cols)
         own = {name: min(int(str(self._number(name)).removesuffix(".0")), short) for name in stage.sizes}
-        return {"rows": rows, "cols": cols, "long": long, "short": short, "1": 1, **own}
+        return {"rows": rows, "cols": cols, "long": long, "short": short, "kept": long, "reduced": short, "1": 1, **own}
 
     @cached_property
     def matrix_work(self) -> tuple[tuple[MatrixWork, str], ...]:

@@ -344,6 +344,9 @@ _OF_SHAPES = (
     _function("tall", "x [rows, cols] as [long, short]: transposed where it has more columns than rows",
               takes=(("x", "matrix"),)),
     _function("from_tall", "x [long, short] as [rows, cols] again", takes=(("x", "matrix"),), python="t.from_tall"),
+    _function("turned", "x [rows, cols] as [kept, reduced]: transposed where `proj_type` asks for it",
+              takes=(("x", "matrix"),), python="t.turned"),
+    _function("turned_back", "x [kept, reduced] as [rows, cols] again", takes=(("x", "matrix"),), python="t.turned"),
     _function("svd_basis", "the leading right singular vectors of x, one a row, of each the greatest component "
               "positive; 0 where x has none but by rounding", takes=(("x", "matrix"), ("dimension", "dimension"))),
     _function("qr", "the orthogonal factor of x, as large as x; it is unique, since the other has a positive diagonal",

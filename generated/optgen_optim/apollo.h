@@ -7,17 +7,17 @@
 // step:
 //     if step % update_proj_gap == 1 or update_proj_gap == 1:
 //         if proj == "random":
-//             basis = normal_matrix(rank, short, floor((step - 1) / update_proj_gap)) / sqrt(size(rank))
+//             basis = normal_matrix(rank, reduced, floor((step - 1) / update_proj_gap)) / sqrt(size(rank))
 //         else:
-//             basis = svd_basis(tall(grad), rank)
-//     projected = matmul(tall(grad), transpose(basis))
+//             basis = svd_basis(turned(grad), rank)
+//     projected = matmul(turned(grad), transpose(basis))
 //     exp_avg = beta1 * exp_avg + (1 - beta1) * projected
 //     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * projected * projected
 //     normalized = exp_avg / (sqrt(exp_avg_sq) + eps)
 //     if scale_type == "channel":
-//         scaled = norm(normalized, over=row) / (norm(projected, over=row) + 1e-8) * tall(grad)
+//         scaled = norm(normalized, over=row) / (norm(projected, over=row) + 1e-8) * turned(grad)
 //     else:
-//         scaled = norm(normalized) / (norm(projected) + 1e-8) * tall(grad)
+//         scaled = norm(normalized) / (norm(projected) + 1e-8) * turned(grad)
 //     if scale_front:
 //         scaled = sqrt(scale) * scaled
 //     if not disable_nl:
@@ -27,7 +27,7 @@
 //     if not scale_front:
 //         scaled = sqrt(scale) * scaled
 //     correction = sqrt(bias_correction(beta2, step)) / bias_correction(beta1, step)
-//     update = correction * from_tall(scaled)
+//     update = correction * turned_back(scaled)
 //
 // apply:
 //     param = param - lr * update

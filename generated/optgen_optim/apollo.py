@@ -113,17 +113,17 @@ RULE = Rule(
         Option("disable_nl"),
     ),
     states=(
-        State("basis", "shaped", dims=("rank", "short"), draws=True),
+        State("basis", "shaped", dims=("rank", "reduced"), draws=True),
         State(
             "exp_avg",
             "shaped",
-            dims=("long", "rank"),
+            dims=("kept", "rank"),
             codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
         ),
         State(
             "exp_avg_sq",
             "shaped",
-            dims=("long", "rank"),
+            dims=("kept", "rank"),
             signed=False,
             codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
         ),
@@ -132,7 +132,15 @@ RULE = Rule(
     flags=_flags,
     on_step=_on_step,
     ndim=2,
-    shared=(shared.EVERY, shared.UPDATE, shared.TRUST_RATIO_LAMB, shared.CODEC, shared.QUANTIZED, shared.MATRIX),
+    shared=(
+        shared.EVERY,
+        shared.UPDATE,
+        shared.TRUST_RATIO_LAMB,
+        shared.CODEC,
+        shared.QUANTIZED,
+        shared.MATRIX,
+        shared.TURNED,
+    ),
     blocks={"step": _step_block},
 )
 
@@ -162,7 +170,8 @@ class APOLLO(Optimizer):
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1,
-        matrix_dtype: Literal["float32", "bfloat16"] = "float32", distribute_matrices: bool = False,
+        matrix_dtype: Literal["float32", "bfloat16"] = "float32",
+        proj_type: Literal["std", "reverse_std", "right", "left", "full"] = "std", distribute_matrices: bool = False,
         is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
         fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
@@ -181,7 +190,8 @@ class APOLLO(Optimizer):
             update_proj_gap: Steps from one basis to the next. In [1, inf). Default: 200.
             scale: Square of the factor of the update. In [0, inf). Default: 1.0.
             proj: The basis: normal numbers, or leading singular vectors. Default: "random".
-            scale_type: A factor for each index of the longer dimension, or one for the tensor. Default: "channel".
+            scale_type: A factor for each index of the dimension that is not projected, or one for the tensor.
+                Default: "channel".
             scale_front: Apply the factor before the limit of growth. Default: False.
             disable_nl: Let the norm of the update grow by more than 1 % a step. Default: False.
         """
@@ -214,7 +224,8 @@ class APOLLO8bit(Optimizer):
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1,
-        matrix_dtype: Literal["float32", "bfloat16"] = "float32", distribute_matrices: bool = False,
+        matrix_dtype: Literal["float32", "bfloat16"] = "float32",
+        proj_type: Literal["std", "reverse_std", "right", "left", "full"] = "std", distribute_matrices: bool = False,
         is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
         fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
@@ -233,7 +244,8 @@ class APOLLO8bit(Optimizer):
             update_proj_gap: Steps from one basis to the next. In [1, inf). Default: 200.
             scale: Square of the factor of the update. In [0, inf). Default: 1.0.
             proj: The basis: normal numbers, or leading singular vectors. Default: "random".
-            scale_type: A factor for each index of the longer dimension, or one for the tensor. Default: "channel".
+            scale_type: A factor for each index of the dimension that is not projected, or one for the tensor.
+                Default: "channel".
             scale_front: Apply the factor before the limit of growth. Default: False.
             disable_nl: Let the norm of the update grow by more than 1 % a step. Default: False.
         """
@@ -268,7 +280,8 @@ class APOLLOMini(Optimizer):
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1,
-        matrix_dtype: Literal["float32", "bfloat16"] = "float32", distribute_matrices: bool = False,
+        matrix_dtype: Literal["float32", "bfloat16"] = "float32",
+        proj_type: Literal["std", "reverse_std", "right", "left", "full"] = "std", distribute_matrices: bool = False,
         is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
         fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
@@ -322,7 +335,8 @@ class APOLLOMini8bit(Optimizer):
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1,
-        matrix_dtype: Literal["float32", "bfloat16"] = "float32", distribute_matrices: bool = False,
+        matrix_dtype: Literal["float32", "bfloat16"] = "float32",
+        proj_type: Literal["std", "reverse_std", "right", "left", "full"] = "std", distribute_matrices: bool = False,
         is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
         fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,

@@ -52,18 +52,18 @@ def matrices(t: View, grad: Any) -> Results:
     if f.every_update_proj_gap_at_1 or not f.update_proj_gap_not_1:
         if f.proj_is_random:
             basis = t.normal_matrix(
-                t.size_of("rank"), t.size_of("short"), m.floor(m.divide(t.step - 1.0, v.update_proj_gap)), grad
+                t.size_of("rank"), t.size_of("reduced"), m.floor(m.divide(t.step - 1.0, v.update_proj_gap)), grad
             ) / m.sqrt(t.size_of("rank"))
         else:
-            basis = m.svd_basis(m.tall(grad), t.size_of("rank"))
-    projected = m.tall(grad) @ m.transpose(basis)
+            basis = m.svd_basis(t.turned(grad), t.size_of("rank"))
+    projected = t.turned(grad) @ m.transpose(basis)
     exp_avg = v.beta1 * s.exp_avg + (1.0 - v.beta1) * projected
     exp_avg_sq = v.beta2 * s.exp_avg_sq + (1.0 - v.beta2) * projected * projected
     normalized = exp_avg / (m.sqrt(exp_avg_sq) + v.eps)
     if f.scale_type_is_channel:
-        scaled = m.norm_over(normalized, "row") / (m.norm_over(projected, "row") + 1e-08) * m.tall(grad)
+        scaled = m.norm_over(normalized, "row") / (m.norm_over(projected, "row") + 1e-08) * t.turned(grad)
     else:
-        scaled = m.norm_over(normalized, "tensor") / (m.norm_over(projected, "tensor") + 1e-08) * m.tall(grad)
+        scaled = m.norm_over(normalized, "tensor") / (m.norm_over(projected, "tensor") + 1e-08) * t.turned(grad)
     if f.scale_front:
         scaled *= m.sqrt(v.scale)
     if not f.disable_nl:
@@ -73,7 +73,7 @@ def matrices(t: View, grad: Any) -> Results:
     if not f.scale_front:
         scaled *= m.sqrt(v.scale)
     correction = m.divide(m.sqrt(1.0 - m.power(v.beta2, t.step)), 1.0 - m.power(v.beta1, t.step))
-    update = m.times(correction, t.from_tall(scaled), t.out)
+    update = m.times(correction, t.turned(scaled), t.out)
     results: Results = {
         "exp_avg": exp_avg,
         "exp_avg_sq": exp_avg_sq,

@@ -5,8 +5,8 @@
 //
 // step:
 //     if step % update_proj_gap == 1 or update_proj_gap == 1:
-//         basis = svd_basis(tall(grad), rank)
-//     projected = matmul(tall(grad), transpose(basis))
+//         basis = svd_basis(turned(grad), rank)
+//     projected = matmul(turned(grad), transpose(basis))
 //     exp_avg = beta1 * exp_avg + (1 - beta1) * projected
 //     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * projected * projected
 //     if corrected_eps:
@@ -14,7 +14,7 @@
 //     else:
 //         correction = sqrt(bias_correction(beta2, step)) / bias_correction(beta1, step)
 //         direction = correction * exp_avg / (sqrt(exp_avg_sq) + eps)
-//     update = from_tall(matmul(scale * direction, basis))
+//     update = turned_back(matmul(scale * direction, basis))
 //
 // apply:
 //     param = param - lr * update

@@ -103,17 +103,17 @@ RULE = Rule(
         Option("corrected_eps"),
     ),
     states=(
-        State("basis", "shaped", dims=("rank", "short")),
+        State("basis", "shaped", dims=("rank", "reduced")),
         State(
             "exp_avg",
             "shaped",
-            dims=("long", "rank"),
+            dims=("kept", "rank"),
             codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
         ),
         State(
             "exp_avg_sq",
             "shaped",
-            dims=("long", "rank"),
+            dims=("kept", "rank"),
             signed=False,
             codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
         ),
@@ -121,7 +121,15 @@ RULE = Rule(
     flags=_flags,
     on_step=_on_step,
     ndim=2,
-    shared=(shared.EVERY, shared.UPDATE, shared.TRUST_RATIO_LAMB, shared.CODEC, shared.QUANTIZED, shared.MATRIX),
+    shared=(
+        shared.EVERY,
+        shared.UPDATE,
+        shared.TRUST_RATIO_LAMB,
+        shared.CODEC,
+        shared.QUANTIZED,
+        shared.MATRIX,
+        shared.TURNED,
+    ),
     blocks={"step": _step_block},
 )
 
@@ -130,7 +138,7 @@ class GaLoreAdamW(Optimizer):
     """GaLore: states in `optim_bits` bits.
 
     AdamW on a projection of the gradient to its leading singular vectors, which are taken anew every
-    `update_proj_gap` steps, on the side of the shorter dimension.
+    `update_proj_gap` steps, on the side that `proj_type` says.
     """
 
     rule = RULE
@@ -152,7 +160,8 @@ class GaLoreAdamW(Optimizer):
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1,
-        matrix_dtype: Literal["float32", "bfloat16"] = "float32", distribute_matrices: bool = False,
+        matrix_dtype: Literal["float32", "bfloat16"] = "float32",
+        proj_type: Literal["std", "reverse_std", "right", "left", "full"] = "std", distribute_matrices: bool = False,
         is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
         fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
@@ -178,7 +187,7 @@ class GaLoreAdamW8bit(Optimizer):
     """GaLore: states in 8 bits.
 
     AdamW on a projection of the gradient to its leading singular vectors, which are taken anew every
-    `update_proj_gap` steps, on the side of the shorter dimension.
+    `update_proj_gap` steps, on the side that `proj_type` says.
     """
 
     rule = RULE
@@ -201,7 +210,8 @@ class GaLoreAdamW8bit(Optimizer):
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1,
-        matrix_dtype: Literal["float32", "bfloat16"] = "float32", distribute_matrices: bool = False,
+        matrix_dtype: Literal["float32", "bfloat16"] = "float32",
+        proj_type: Literal["std", "reverse_std", "right", "left", "full"] = "std", distribute_matrices: bool = False,
         is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
         fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,

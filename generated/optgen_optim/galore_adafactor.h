@@ -6,8 +6,8 @@
 //
 // step:
 //     if step % update_proj_gap == 1 or update_proj_gap == 1:
-//         basis = svd_basis(tall(grad), rank)
-//     projected = matmul(tall(grad), transpose(basis))
+//         basis = svd_basis(turned(grad), rank)
+//     projected = matmul(turned(grad), transpose(basis))
 //     decay = 1 - step**decay_rate
 //     squared = projected * projected + eps1
 //     exp_avg_sq_row = decay * exp_avg_sq_row + (1 - decay) * row_mean(squared)
@@ -18,7 +18,7 @@
 //     if beta1 is not None:
 //         exp_avg = beta1 * exp_avg + (1 - beta1) * change
 //         change = exp_avg
-//     update = from_tall(matmul(scale * change, basis))
+//     update = turned_back(matmul(scale * change, basis))
 //
 // apply:
 //     param = param - weight_decay * rate_of(param) * param

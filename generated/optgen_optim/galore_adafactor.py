@@ -109,13 +109,13 @@ RULE = Rule(
         Option("trust_ratio", ("none",)),
     ),
     states=(
-        State("basis", "shaped", dims=("rank", "short")),
-        State("exp_avg_sq_row", "shaped", dims=("long", "1"), signed=False),
+        State("basis", "shaped", dims=("rank", "reduced")),
+        State("exp_avg_sq_row", "shaped", dims=("kept", "1"), signed=False),
         State("exp_avg_sq_col", "shaped", dims=("1", "rank"), signed=False),
         State(
             "exp_avg",
             "shaped",
-            dims=("long", "rank"),
+            dims=("kept", "rank"),
             codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
             exists=lambda f: f.beta1_given,
         ),
@@ -139,7 +139,7 @@ RULE = Rule(
     flags=_flags,
     on_step=_on_step,
     ndim=2,
-    shared=(shared.EVERY, shared.UPDATE, shared.CODEC, shared.QUANTIZED, shared.MATRIX),
+    shared=(shared.EVERY, shared.UPDATE, shared.CODEC, shared.QUANTIZED, shared.MATRIX, shared.TURNED),
     blocks={"step": _step_block},
 )
 
@@ -148,7 +148,7 @@ class GaLoreAdafactor(Optimizer):
     """GaLore Adafactor: states in `optim_bits` bits.
 
     Adafactor on a projection of the gradient to its leading singular vectors, which are taken anew every
-    `update_proj_gap` steps, on the side of the shorter dimension.
+    `update_proj_gap` steps, on the side that `proj_type` says.
     """
 
     rule = RULE
@@ -173,7 +173,8 @@ class GaLoreAdafactor(Optimizer):
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1,
-        matrix_dtype: Literal["float32", "bfloat16"] = "float32", distribute_matrices: bool = False,
+        matrix_dtype: Literal["float32", "bfloat16"] = "float32",
+        proj_type: Literal["std", "reverse_std", "right", "left", "full"] = "std", distribute_matrices: bool = False,
         is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
         fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,

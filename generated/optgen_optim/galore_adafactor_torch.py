@@ -79,8 +79,8 @@ def matrices(t: View, grad: Any) -> Results:
     f, v, s = t.flags, t.settings_now, t.states
     basis = s.basis
     if f.every_update_proj_gap_at_1 or not f.update_proj_gap_not_1:
-        basis = m.svd_basis(m.tall(grad), t.size_of("rank"))
-    projected = m.tall(grad) @ m.transpose(basis)
+        basis = m.svd_basis(t.turned(grad), t.size_of("rank"))
+    projected = t.turned(grad) @ m.transpose(basis)
     decay = 1.0 - m.power(t.step, v.decay_rate)
     squared = projected * projected + v.eps1
     exp_avg_sq_row = decay * s.exp_avg_sq_row + (1.0 - decay) * m.mean_over(squared, "row")
@@ -100,7 +100,7 @@ def matrices(t: View, grad: Any) -> Results:
     if f.beta1_given:
         exp_avg = v.beta1 * s.exp_avg + (1.0 - v.beta1) * change
         change = exp_avg
-    update = t.from_tall(m.product(v.scale * change, basis, m.tall(t.out)))
+    update = t.turned(m.product(v.scale * change, basis, t.turned(t.out)))
     results: Results = {
         "exp_avg_sq_row": exp_avg_sq_row,
         "exp_avg_sq_col": exp_avg_sq_col,

@@ -343,3 +343,25 @@ MATRIX = Shared(
         ),
     ),
 )
+
+# Of rules that need `turned`.
+TURNED = Shared(
+    storage=(
+        Option(
+            "proj_type",
+            ("std", "reverse_std", "right", "left", "full"),
+            doc=(
+                'The dimension that a projection reduces to its rank: "std" the shorter one, or the columns of a '
+                'square matrix; "reverse_std" the other; "right" the columns, "left" the rows. Another one needs '
+                'new states. "full" is refused.'
+            ),
+        ),
+    ),
+    refusals=(
+        Refusal(
+            lambda o: o["proj_type"] == "full",
+            "{name}: proj_type='full' would project both dimensions, with a second basis and averages of rank x "
+            "rank, and is not offered; proj_type='std' of the same rank keeps more of a gradient",
+        ),
+    ),
+)

@@ -63,6 +63,8 @@ class _LeavesDirection(PyPrinter):
         match expr:
             case Call(op="from_tall", args=(Call(op="matmul", args=(a, b)),)):
                 return call("t.from_tall", call("m.product", part(a), part(b), "m.tall(t.out)"))
+            case Call(op="turned_back", args=(Call(op="matmul", args=(a, b)),)):
+                return call("t.turned", call("m.product", part(a), part(b), "t.turned(t.out)"))
             case Call(op="matmul", args=(a, b)):
                 return call("m.product", part(a), part(b), "t.out")
             case Call(op="*", args=(a, b)):

@@ -10,7 +10,7 @@ import ast
 import difflib
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optgen.integrations.names import Alias
@@ -33,14 +33,12 @@ class Arguments:
         cls: The class.
         locked: Arguments that are fixed, beside those that the class fixes.
         aliases: Arguments under other names.
-        only: Arguments of another library with the one value that they have here.
     """
 
     label: str
     cls: type[Optimizer]
     locked: Mapping[str, Any]
     aliases: Mapping[str, Alias]
-    only: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -74,7 +72,7 @@ class Arguments:
                 raise ValueError(f"{self.label}: optim_args has {item.strip()!r}, which is not name=value: {text!r}")
             if key in result:
                 raise ValueError(f"{self.label}: optim_args has {key} twice: {text!r}")
-            result[key] = value if key in self.only else self._value(key, value)
+            result[key] = self._value(key, value)
         return result
 
     def folded(self, given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,9 +89,6 @@ class Arguments:
         own, parts = self.defaults, self.parts
         for key in given:
             self._check_known(key)
-            if key in self.only and given[key] != self.only[key]:
-                raise ValueError(f"{self.label}: {key} is {self.only[key]!r} alone here, not {given[key]!r}")
-        given = {key: value for key, value in given.items() if key not in self.only}
         result = {**{key: value for key, value in base.items() if key not in parts}, **self.locked}
         for key, value in given.items():
             target = self._target(key)
@@ -128,7 +123,7 @@ class Arguments:
         return True
 
     def _check_known(self, key: str) -> None:
-        known = sorted({*self.defaults, *self.parts, *self.aliases, *self.only})
+        known = sorted({*self.defaults, *self.parts, *self.aliases})
         if key in known or key in self.fixed:
             return
         close = difflib.get_close_matches(key, known, n=1)

@@ -32,7 +32,6 @@ class Served:
         sixteen_bits: Defaults where a parameter has 16 bits.
         whole_embeddings: Whether the weights of embeddings keep 32-bit states.
         others: The class for all parameters but weights of target modules, where the class is for these.
-        only: Arguments of transformers with the one value that they have here.
     """
 
     cls: str
@@ -43,7 +42,6 @@ class Served:
     sixteen_bits: Mapping[str, Any] = field(default_factory=dict)
     whole_embeddings: bool = False
     others: str | None = None
-    only: Mapping[str, str] = field(default_factory=dict)
 
 
 COMMON = {"lr": "learning_rate", "weight_decay": "weight_decay"}
@@ -63,8 +61,7 @@ def _projected(name: str, cls: str, others: str, taken: Mapping[str, str], **loc
         cls: The class of the weights of target modules.
         others: That of all other parameters.
     """
-    only = {"proj_type": "std"}
-    row = Served(cls, locked, taken=taken, others=others, only=only)
+    row = Served(cls, locked, taken=taken, others=others)
     return {name: row, f"{name}_layerwise": replace(row, locked={**locked, "fused_backward": True})}
 
 

@@ -218,7 +218,7 @@ def decay_groups(model: Module, weight_decay: Any) -> list[dict[str, Any]]:
 def _arguments(name: str, row: Served) -> Arguments:
     import optgen_optim
 
-    return Arguments(f"optimizer({name!r})", optgen_optim.CLASSES[row.cls], row.locked, row.aliases, row.only)
+    return Arguments(f"optimizer({name!r})", optgen_optim.CLASSES[row.cls], row.locked, row.aliases)
 
 
 def _given(

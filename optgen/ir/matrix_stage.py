@@ -159,7 +159,9 @@ class _Builder(Builder):
         let = next((let for let in reversed(self.lets) if let.variable == UPDATE), None)
         where = self.text.locate(1, 0) if let is None or let.location is None else let.location
         message = f"`update` is {shown(shape)}, and the parameter {shown(OWN)}"
-        self.reporter.error("shape", message, where, "bring it back with `matmul`, `transpose` or `from_tall`")
+        self.reporter.error(
+            "shape", message, where, "bring it back with `matmul`, `transpose`, `from_tall` or `turned_back`"
+        )
 
     def _bind(self, name: str, expr: Expr, source: str, node: ast.AST | None, variable: str, joins: int) -> Expr:
         bound = super()._bind(name, expr, source, node, variable, joins)

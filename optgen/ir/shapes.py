@@ -12,7 +12,9 @@ OWN: Shape = ("rows", "cols")
 """The shape of the parameter."""
 TALL: Shape = ("long", "short")
 """Its shape where it is transposed if it has more columns than rows."""
-OF_PARAMETER = ("rows", "cols", "long", "short")
+TURNED: Shape = ("kept", "reduced")
+"""Its shape where it is transposed if `proj_type` says so, so that the dimension that a projection reduces is last."""
+OF_PARAMETER = (*OWN, *TALL, *TURNED)
 """The dimensions that every matrix has; others are hyperparameters, cut to the least of these."""
 LINES = {"tensor": ("1", "1"), "row": ("", "1"), "col": ("1", "")}
 """The shapes of reductions over each: an empty dimension is the matrix's own."""
@@ -131,6 +133,8 @@ _OF_FUNCTIONS: Mapping[str, Callable[[Sequence[Shape]], Shape | None]] = {
     "transpose": lambda shapes: (shapes[0][1], shapes[0][0]),
     "tall": _must_be("tall", OWN, TALL),
     "from_tall": _must_be("from_tall", TALL, OWN),
+    "turned": _must_be("turned", OWN, TURNED),
+    "turned_back": _must_be("turned_back", TURNED, OWN),
     "svd_basis": lambda shapes: (shapes[1][0], shapes[0][1]),
     "qr": _orthogonal,
     "eigenvectors": _square("eigenvectors"),

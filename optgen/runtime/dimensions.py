@@ -14,19 +14,31 @@ LAST = {"last": 1, "last2": 2, "last3": 3, "last4": 4}
 """Kinds of one dimension, with its number from the end."""
 
 
+SIDE = "proj_type"
+"""The setting that says which dimension a projection reduces; states of another one are of other shapes."""
 Settings = Mapping[str, Any]
 
 
 def matrix_sizes(dims: Sequence[str], shape: Sequence[int], settings: Settings) -> tuple[int, ...]:
-    """The sizes of dimensions by their names: of the parameter's, `long` and `short` its greater and its smaller one;
-    others are settings, which are no more than the smaller one.
+    """The sizes of dimensions by their names: of the parameter's, `long` and `short` its greater and its smaller one,
+    `reduced` the one that a projection reduces and `kept` the other; others are settings, which are no more than the
+    smaller one.
 
     Args:
         shape: That which the rule sees the parameter in, (..., rows, cols).
     """
     rows, cols = shape[-2:]
+    kept, reduced = (cols, rows) if is_turned(shape, settings) else (rows, cols)
     known = {"rows": rows, "cols": cols, "long": max(rows, cols), "short": min(rows, cols), "1": 1}
+    known |= {"kept": kept, "reduced": reduced}
     return tuple(known[dim] if dim in known else min(int(settings[dim]), rows, cols) for dim in dims)
+
+
+def is_turned(shape: Sequence[int], settings: Settings) -> bool:
+    """Check whether a projection, which acts on columns, sees a matrix of this shape transposed."""
+    rows, cols = shape[-2:]
+    ways = {"right": False, "left": True, "reverse_std": rows >= cols}
+    return ways.get(settings.get(SIDE, "std"), rows < cols)
 
 
 @lru_cache(maxsize=1024)

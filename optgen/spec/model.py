@@ -23,8 +23,10 @@ Shape = Literal[
 ]  # fmt: skip
 InputShape = Literal["row", "col", "matrix", "channel", "last", "last2", "last3", "last4", "tensor"]
 Dimensions = Annotated[list[Name | Literal[1]], Field(min_length=2, max_length=2)]
-"""The two dimensions of a matrix: rows, cols, long, short, 1, or an integer hyperparameter."""
-Needs = Literal["update", "codec", "quantized", "matrix"] | dict[Name, int | str]
+"""The two dimensions of a matrix: rows, cols, long, short, kept, reduced, 1, or an integer hyperparameter."""
+TURNED = frozenset(("kept", "reduced"))
+"""Dimensions of which a setting says which is which."""
+Needs = Literal["update", "codec", "quantized", "matrix", "turned"] | dict[Name, int | str]
 Bits = int | Literal["any"]
 Paged = bool | Literal["any"]
 Raised = Literal["ValueError", "TypeError", "NotImplementedError", "RuntimeError"]
@@ -309,12 +311,14 @@ class Spec(SpecModel):
     )
 
     def meets(self, needs: Needs | None) -> bool:
-        """Check that the rule has what a shared setting needs: an update stage, a choice of codecs, matrices alone."""
+        """Check that the rule has what a shared setting needs: an update stage, codecs, matrices alone, projections."""
         match needs:
             case "update":
                 return self.blocks.apply is not None
             case "matrix":
                 return self.ndim == 2
+            case "turned":
+                return any(state.is_matrix and not TURNED.isdisjoint(state.shape) for state in self.states.values())
             case "codec":
                 return any(state.choice > {"fp32"} for state in self.states.values())
             case "quantized":

@@ -27,7 +27,7 @@ ARGUMENTS = (
 IN_GROUPS = ("param_names", "overrides", "last_grad_squares")
 STORAGE = frozenset(
     ("block_size", "block_wise", "capturable", "clip_by_last_norm", "codec", "differentiable", "distribute_matrices",
-     "fused_backward", "is_paged", "matrix_dtype", "matrix_form", "min_8bit_size", "optim_bits",
+     "fused_backward", "is_paged", "matrix_dtype", "matrix_form", "min_8bit_size", "optim_bits", "proj_type",
      "rounding", "row_blocks", "seed")
 )  # fmt: skip
 """Storage settings that the runtime reads; only `storage` of shared.yaml can declare them."""

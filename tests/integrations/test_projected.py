@@ -100,7 +100,9 @@ def test_arguments_are_typed_and_checked(tmp_path: Path) -> None:
         made("rank=8.5")
     with pytest.raises(ValueError, match="rank"):
         made("rank=0")
-    with pytest.raises(ValueError, match="proj_type is 'std' alone here, not 'full'"):
+    for name in NAMES:
+        assert made("proj_type=reverse_std", name)["proj_type"] == "reverse_std"
+    with pytest.raises(ValueError, match="proj_type='full' would project both dimensions"):
         made("proj_type=full")
     with pytest.raises(ValueError, match="Trainer clips gradients after backward"):
         optimizer("apollo_adamw_layerwise", arguments(tmp_path, "apollo_adamw_layerwise", max_grad_norm=1.0))

@@ -63,6 +63,12 @@ def normal(shape: tuple[int, int], position: int, draw: int) -> Array:
     )
 
 
+def is_turned(shape: tuple[int, ...], proj_type: str) -> bool:
+    """Check whether a projection acts on the rows."""
+    rows, cols = shape
+    return {"std": rows < cols, "reverse_std": rows >= cols, "right": False, "left": True}[proj_type]
+
+
 def galore(
     *,
     rank: int,
@@ -73,12 +79,13 @@ def galore(
     eps: float = 1e-6,
     weight_decay: float = 0.0,
     corrected_eps: bool = False,
+    proj_type: str = "std",
 ) -> Rule:
-    """GaLore's AdamW, with the basis on the shorter side."""
+    """GaLore's AdamW."""
     beta1, beta2 = betas
 
     def train(param: Array, grads: Sequence[Array], position: int) -> Array:
-        p, wide, basis = param.copy(), param.shape[0] < param.shape[1], np.zeros((0, 0))
+        p, wide, basis = param.copy(), is_turned(param.shape, proj_type), np.zeros((0, 0))
         m = v = np.zeros(1)
         for t, g in enumerate(grads, 1):
             x = g.T if wide else g
@@ -109,6 +116,7 @@ def galore_adafactor(
     beta1: float | None = None,
     weight_decay: float = 0.0,
     scale_parameter: bool = True,
+    proj_type: str = "std",
 ) -> Rule:
     """GaLore's Adafactor."""
 
@@ -119,7 +127,7 @@ def galore_adafactor(
         p, basis = param.copy(), np.zeros((0, 0))
         average, row, col = np.zeros(1), np.zeros(1), np.zeros(1)
         for t, g in enumerate(grads, 1):
-            left = p.shape[0] < p.shape[1]
+            left = is_turned(p.shape, proj_type)
             if (t - 1) % gap == 0:
                 basis = svd_basis(g.T if left else g, rank)
             h = basis @ g if left else g @ basis.T
@@ -149,12 +157,13 @@ def apollo(
     channel: bool = True,
     front: bool = False,
     limited: bool = True,
+    proj_type: str = "std",
 ) -> Rule:
     """APOLLO's AdamW; a limit begins with the first gradient that is not zero."""
     beta1, beta2 = 0.9, 0.999
 
     def train(param: Array, grads: Sequence[Array], position: int) -> Array:
-        p, wide, basis, last = param.copy(), param.shape[0] < param.shape[1], np.zeros((0, 0)), 0.0
+        p, wide, basis, last = param.copy(), is_turned(param.shape, proj_type), np.zeros((0, 0)), 0.0
         m = v = np.zeros(1)
         for t, g in enumerate(grads, 1):
             x = g.T if wide else g

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from matrices.small import Rule, apollo, galore, galore_adafactor, normal, soap
+from matrices.small import Rule, apollo, galore, galore_adafactor, is_turned, normal, soap
 
 SHAPES = ((24, 40), (40, 24), (16, 16))
 STEPS = 7
+SIDES = ("std", "reverse_std", "right", "left")
 PROJECTED = {"rank": 4, "update_proj_gap": 3, "scale": 0.25, "proj_type": "std"}
 
 
@@ -36,13 +37,19 @@ def difference(make: Callable[[list[Any]], Any], rule: Rule, shapes: Any = SHAPE
 
 
 @pytest.fixture
-def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def side() -> list[str]:
+    """The side that is projected, which a test may change: vectors of that have the signs of ours."""
+    return ["std"]
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch, side: list[str]) -> None:
     """Decompositions in float64, whose vectors have the signs of ours: both packages cast, and take any sign."""
     decompose = torch.linalg.svd
 
     def signed(x: Tensor, full_matrices: bool = False) -> Any:
         u, s, vh = decompose(x, full_matrices=full_matrices)
-        wide = x.shape[0] < x.shape[1]
+        wide = is_turned(tuple(x.shape), side[0])
         vectors = u.mT if wide else vh
         greatest = torch.take_along_dim(vectors, vectors.abs().argmax(1, keepdim=True), 1)
         signs = torch.where(greatest < 0, -1.0, 1.0)
@@ -52,23 +59,30 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tensor, "float", lambda self: self)
 
 
-def test_galore(exact: None) -> None:
+@pytest.mark.parametrize("proj_type", SIDES)
+def test_galore(exact: None, side: list[str], proj_type: str) -> None:
     package = pytest.importorskip("galore_torch", exc_type=ImportError)
+    side[0] = proj_type
+    group = {**PROJECTED, "proj_type": proj_type}
 
     def make(params: list[Any]) -> Any:
-        return package.GaLoreAdamW([{"params": params, **PROJECTED}], weight_decay=0.1, no_deprecation_warning=True)
+        return package.GaLoreAdamW([{"params": params, **group}], weight_decay=0.1, no_deprecation_warning=True)
 
-    assert difference(make, galore(rank=4, gap=3, weight_decay=0.1)) < 1e-14
+    assert difference(make, galore(rank=4, gap=3, weight_decay=0.1, proj_type=proj_type)) < 1e-14
 
 
+@pytest.mark.parametrize("proj_type", SIDES)
 @pytest.mark.parametrize("settings", [{}, {"beta1": 0.9}], ids=str)
-def test_galore_adafactor(exact: None, settings: dict[str, Any]) -> None:
+def test_galore_adafactor(exact: None, side: list[str], settings: dict[str, Any], proj_type: str) -> None:
     package = pytest.importorskip("galore_torch", exc_type=ImportError)
+    side[0] = proj_type
+    group = {**PROJECTED, "proj_type": proj_type}
 
     def make(params: list[Any]) -> Any:
-        return package.GaLoreAdafactor([{"params": params, **PROJECTED}], weight_decay=0.1, **settings)
+        return package.GaLoreAdafactor([{"params": params, **group}], weight_decay=0.1, **settings)
 
-    assert difference(make, galore_adafactor(rank=4, gap=3, weight_decay=0.1, **settings)) < 1e-14
+    rule = galore_adafactor(rank=4, gap=3, weight_decay=0.1, proj_type=proj_type, **settings)
+    assert difference(make, rule) < 1e-14
 
 
 @pytest.mark.parametrize("front", [False, True])
@@ -101,6 +115,20 @@ def test_apollo(exact: None, proj: str, scale_type: str, front: bool, monkeypatc
         channel=scale_type == "channel",
         front=front,
     )
+    assert difference(make, rule) < 1e-13
+
+
+@pytest.mark.parametrize("proj_type", SIDES[1:])
+def test_apollo_on_other_sides(exact: None, side: list[str], proj_type: str) -> None:
+    """With one factor for all, on matrices of the standard side too; for channels on another side it raises."""
+    package = pytest.importorskip("apollo_torch", exc_type=ImportError)
+    side[0] = proj_type
+    group = {**PROJECTED, "proj_type": proj_type, "proj": "svd", "scale_type": "tensor", "scale": 4.0}
+
+    def make(params: list[Any]) -> Any:
+        return package.APOLLOAdamW([{"params": params, **group}], weight_decay=0.1)
+
+    rule = apollo(rank=4, gap=3, scale=4.0, weight_decay=0.1, random=False, channel=False, proj_type=proj_type)
     assert difference(make, rule) < 1e-13
 
 

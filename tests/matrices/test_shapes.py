@@ -113,6 +113,21 @@ CASES: dict[str, tuple[str, dict[str, Any], Rule, Any]] = {
 }  # fmt: skip
 
 
+for side in ("reverse_std", "right", "left"):
+    GIVEN: dict[str, Any] = {**GALORE, "proj_type": side}
+    CASES |= {
+        f"galore, {side}": ("GaLoreAdamW", GIVEN, galore(**PROJECTED, proj_type=side), SHAPES),
+        f"galore adafactor, {side}": (
+            "GaLoreAdafactor", GIVEN, galore_adafactor(**PROJECTED, proj_type=side), SHAPES,
+        ),
+        f"apollo, {side}": ("APOLLO", GIVEN, apollo(**PROJECTED, proj_type=side), SHAPES),
+        f"apollo, one factor, {side}": (
+            "APOLLO", {**GIVEN, "proj": "svd", "scale_type": "tensor"},
+            apollo(**PROJECTED, proj_type=side, random=False, channel=False), SHAPES,
+        ),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("target", ["torch", "cpu"])
 @pytest.mark.parametrize("case", CASES)
 def test_rules_follow_their_formulas(case: str, target: str) -> None:
@@ -130,6 +145,55 @@ def test_targets_agree(settings: dict[str, Any]) -> None:
         assert all(torch.equal(a, b) for a, b in zip(first, found, strict=True))
         for entry, theirs in zip(opt.state.values(), other.state.values(), strict=True):
             assert all(torch.equal(entry[key].cpu(), theirs[key].cpu()) for key in entry)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["GaLoreAdamW", "GaLoreAdamW8bit", "GaLoreAdafactor", "APOLLO", "APOLLOMini8bit"])
+def test_each_side_has_its_states(name: str, target: str) -> None:
+    """Bit for bit: "std" and "reverse_std" are "left" and "right" of each shape, with states of that side."""
+    settings = {"update_proj_gap": 3, "min_8bit_size": 0} if "8bit" in name else {"update_proj_gap": 3}
+    settings |= {} if "Mini" in name else {"rank": 4}
+    found: dict[str, Any] = {}
+    for side in ("left", "right", "std", "reverse_std"):
+        found[side] = trained(loaded(name), target, **settings, proj_type=side)
+    for i, (rows, cols) in enumerate(SHAPES):
+        std, other = ("right", "left") if rows >= cols else ("left", "right")
+        for side, same in (("std", std), ("reverse_std", other)):
+            assert torch.equal(found[side][0][i], found[same][0][i])
+            (_, first), (_, second) = (list(found[each][1].state.items())[i] for each in (side, same))
+            assert all(torch.equal(first[key], second[key]) for key in first)
+        entry = list(found["left"][1].state.values())[i]
+        own = min(1 if "Mini" in name else 4, rows, cols)
+        assert entry["basis"].shape == (own, rows)
+        if "exp_avg" in entry:
+            assert entry["exp_avg"].shape == (cols, own)
+
+
+def test_a_side_that_changes_needs_new_states() -> None:
+    """As another rank does; a checkpoint brings its own, and goes on bit for bit."""
+    whole, _ = trained(loaded("GaLoreAdamW"), "cpu", **GALORE, proj_type="reverse_std")
+    half, first = trained(loaded("GaLoreAdamW"), "cpu", steps=STEPS - 1, **GALORE, proj_type="reverse_std")
+    params = [nn.Parameter(x.clone()) for x in half]
+    opt = loaded("GaLoreAdamW")(params, target="cpu", **GALORE)
+    opt.load_state_dict(first.state_dict())
+    assert opt.param_groups[0]["proj_type"] == "reverse_std"
+    for param, own in zip(params, gradients(1), strict=True):
+        param.grad = own[STEPS - 1]
+    opt.step()
+    assert all(torch.equal(a, b) for a, b in zip(whole, params, strict=True))
+    opt.param_groups[0]["proj_type"] = "std"
+    before = [param.detach().clone() for param in params]
+    with pytest.raises(ValueError, match="basis"):
+        opt.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, params, strict=True))
+
+
+@pytest.mark.parametrize("name", ["GaLoreAdamW", "APOLLO"])
+def test_both_sides_at_once_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"proj_type='full' would project both dimensions.*'std' of the same rank"):
+        loaded(name)([nn.Parameter(torch.ones(3, 3))], proj_type="full")
+    with pytest.raises(ValueError, match="proj_type"):
+        loaded(name)([nn.Parameter(torch.ones(3, 3))], proj_type="up")
 
 
 def test_small_states_keep_their_precision() -> None:

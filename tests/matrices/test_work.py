@@ -38,7 +38,8 @@ CASES = [
 @pytest.mark.parametrize(("name", "settings"), CASES, ids=str)
 def test_operations_are_those_of_a_run(name: str, settings: dict[str, Any]) -> None:
     info = INFOS[name].given(settings)
-    sizes = {"rows": ROWS, "cols": COLS, "long": ROWS, "short": COLS, "1": 1}
+    sizes = {"rows": ROWS, "cols": COLS, "kept": ROWS, "reduced": COLS, "1": 1}
+    sizes |= {"long": ROWS, "short": COLS}
     sizes["rank"] = min(int(info.defaults.get("rank", 1)), COLS)
     param = nn.Parameter(torch.randn(ROWS, COLS, generator=torch.Generator().manual_seed(0)))
     optimizer = getattr(optgen_optim, name)([param], target="torch", **settings)
@@ -58,5 +59,5 @@ def test_explain_shows_them() -> None:
     text = CliRunner().invoke(app, ["explain", "GaLoreAdamW"]).output
     assert "a step moves 20, and of matrices 0.63\n" in text  # 3 of [4096, 128], two of them written again
     assert "products of 4096 x 4096: 512 operations a parameter" in text  # 2 * 128 each of two products
-    assert "svd_basis [long, short]             not counted        step % update_proj_gap == 1\n" in text
-    assert "matmul [long, short] [short, rank]  2 long short rank  every step\n" in text
+    assert "svd_basis [kept, reduced]               not counted          step % update_proj_gap == 1\n" in text
+    assert "matmul [kept, reduced] [reduced, rank]  2 kept reduced rank  every step\n" in text

@@ -57,6 +57,7 @@ FORMS = {
 # Settings of shared.yaml that the matrix leaves alone, and why.
 ELSEWHERE = {
     **dict.fromkeys(("matrix_form", "row_blocks"), "are of certain shapes: tests/matrices/test_forms.py"),
+    "proj_type": "is of matrices and their sides: tests/matrices/test_shapes.py",
     "matrix_dtype": "bfloat16 has no bound that says anything: tests/matrices/test_muon.py",
     "distribute_matrices": "acts on several processes: tests/distributed/scenarios/matrices.py",
     "capturable": "acts on recorded steps of a GPU: tests/runtime/cuda/test_capturable.py, tests/cuda/test_gpu.py",

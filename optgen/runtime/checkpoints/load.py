@@ -37,6 +37,7 @@ from optgen.runtime.checkpoints.places import Place, places_in
 from optgen.runtime.checkpoints.shards import own_form
 from optgen.runtime.cuda.graph_capture import adopted_lr
 from optgen.runtime.cuda.paged_memory import asks_for_paging, wait_for_host
+from optgen.runtime.dimensions import SIDE
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.validation import check_agreement, checked, unscheduled
 from optgen.runtime.states.step_counts import as_state
@@ -131,6 +132,8 @@ def _adopted_group(optimizer: OptimizerLike, own: Mapping[str, Any], saved: Mapp
     policy, defaults = optimizer._policy, optimizer.defaults
     kept = {key: own[key] for key in (*policy.rule.storage, "target", *policy.fixed) if key in own}
     result = {**saved, **kept}
+    if SIDE in kept:  # states are of that side
+        result[SIDE] = saved.get(SIDE, "std")
     if "lr" in result:
         result["lr"] = adopted_lr(own, result["lr"])
     mine = own.get("overrides", {})

@@ -16,7 +16,7 @@ from optgen.runtime.block import Block, Partial
 from optgen.runtime.core.bucket import Bucket, Member, StaleError, forms_of, is_like, sizes_of
 from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.core.step_inputs import Inputs
-from optgen.runtime.dimensions import matrix_sizes
+from optgen.runtime.dimensions import is_turned, matrix_sizes
 from optgen.runtime.engines import matrices, matrix_stage
 from optgen.runtime.engines.matrix_stage import Codecs
 from optgen.runtime.engines.torch_graphs import compiles, run_pass
@@ -43,10 +43,8 @@ class View:
         values: Values of its group, by name.
         states: Its states, decoded as they are asked for.
         step: The step's number, from 1.
-        sums: Results of the passes before; NaN for what later ones find.
-        reduced: The same as a table.
-        wanted: The sums that the pass at hand takes.
-        taken: Those that it has taken.
+        sums, reduced: Results of the passes before, NaN for what later ones find; the same as a table.
+        wanted, taken: The sums that the pass at hand takes, and those that it has taken.
         wide: Of a part, its sums of rows and columns before they are rounded.
         gradient: The parameter's.
         codecs: What decodes and encodes states that are matrices of their own.
@@ -55,8 +53,7 @@ class View:
 
     def __init__(self, rule: Rule, member: Member, step: float, grad: Tensor | None = None) -> None:
         self.rule, self.member = rule, member
-        self.flags = member.flags
-        self.step = step
+        self.flags, self.step = member.flags, step
         self.index = float(member.index)
         self.values: Any = None
         self.codecs: Codecs = torch_codecs
@@ -67,8 +64,7 @@ class View:
         self.wanted: frozenset[str] = frozenset()
         self.taken: Results = {}
         self.wide: dict[str, Tensor] = {}
-        param = member.param
-        self.gradient = param.grad if grad is None else grad
+        self.gradient = member.param.grad if grad is None else grad
         self.numel, self.ndim = float(member.shape.numel()), float(len(member.shape))
         layout = member.layout()
         for name, size in sizes_of(member.shape).items():
@@ -161,6 +157,10 @@ class View:
     def from_tall(self, x: Tensor) -> Tensor:
         """A matrix as the parameter lies, of one that has no more columns than rows."""
         return x if self.rows >= self.cols else x.mT
+
+    def turned(self, x: Tensor) -> Tensor:
+        """A matrix with the dimension that a projection reduces as columns, or one such as the parameter lies."""
+        return x.mT if is_turned(self.member.shape, self.member.settings) else x
 
     def normal_matrix(self, rows: int, cols: int, draw: float, like: Tensor, number: int = 0) -> Tensor:
         """Normal numbers that follow from the seed, the parameter, the number of its matrix and that of the draw."""

@@ -141,7 +141,8 @@ class Shampoo(Optimizer):
     """Shampoo: states in `optim_bits` bits.
 
     The gradient's average between inverse fourth roots of two factors, which follow the gradients; its norm is that
-    of SGD or Adam (`grafting`). A matrix needs room for two squares of each of its sides.
+    of SGD or Adam (`grafting`). A matrix needs room for two squares of each of its sides; `row_blocks` cuts long
+    ones, each block with factors and a norm of its own.
     """
 
     rule = RULE

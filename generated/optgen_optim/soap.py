@@ -2,7 +2,7 @@
 """SOAP.
 
 Source: Vyas et al. 2024, https://arxiv.org/abs/2409.11321, in the order of operations of its reference, without
-merging of dimensions; the average of gradients is kept in the basis of the parameter.
+its max_precond_dim and merging of dimensions; the average of gradients is kept in the basis of the parameter.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class SOAP(Optimizer):
 
     Adam in the eigenbasis of Shampoo's factors, which follow the gradients at every step and give a new basis every
     `precondition_frequency` steps. The first step only begins the factors. A matrix needs room for two squares of
-    each of its sides.
+    each of its sides; `row_blocks` cuts long ones, and `matrix_form` says what a matrix is.
     """
 
     rule = RULE
@@ -193,7 +193,7 @@ class SOAP8bit(Optimizer):
 
     Adam in the eigenbasis of Shampoo's factors, which follow the gradients at every step and give a new basis every
     `precondition_frequency` steps. The first step only begins the factors. A matrix needs room for two squares of
-    each of its sides.
+    each of its sides; `row_blocks` cuts long ones, and `matrix_form` says what a matrix is.
     """
 
     rule = RULE

@@ -196,6 +196,21 @@ def test_both_sides_at_once_are_refused(name: str) -> None:
         loaded(name)([nn.Parameter(torch.ones(3, 3))], proj_type="up")
 
 
+@pytest.mark.parametrize("name", ["SOAP", "Shampoo"])
+def test_blocks_of_rows_have_smaller_factors(name: str) -> None:
+    """What stands in place of blocks of long sides: bytes of a matrix of 4 to 1 with and without."""
+    grad = torch.randn(256, 64, generator=torch.Generator().manual_seed(0))
+    bytes_each = []
+    for blocks in (1, 4):
+        param = nn.Parameter(torch.zeros(256, 64))
+        opt = loaded(name)([param], target="torch", row_blocks=blocks)
+        param.grad = grad.clone()
+        opt.step()
+        matrices = [opt.state[param][state.name] for state in opt.rule.matrix_states]
+        bytes_each.append(round(sum(value.numel() * value.element_size() for value in matrices) / param.numel()))
+    assert bytes_each == [42, 24]
+
+
 def test_small_states_keep_their_precision() -> None:
     """`min_8bit_size` counts the numbers of the state, not those of the parameter."""
     _, opt = trained(loaded("GaLoreAdamW"), "cpu", steps=1, optim_bits=8, min_8bit_size=150, **GALORE)

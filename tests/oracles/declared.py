@@ -362,7 +362,7 @@ def _codecs(state: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _shared_refusals(shared: Mapping[str, Any], *settings: Mapping[str, Any]) -> Iterator[Refusal]:
     """Those of shared.yaml that ask for what a rule has."""
-    known = {name for each in (*settings, shared.get("storage") or {}) for name in each}
+    known = {name for each in settings for name in each}
     for data in shared.get("refusals") or ():
         rule = _refusal(data)
         if rule.names <= known:
@@ -387,6 +387,8 @@ def whole_rule(
     ]
     has |= {"update"} if update else set()
     has |= {"matrix"} if spec.get("ndim") == 2 else set()
+    sides = {side for state in (spec.get("states") or {}).values() for side in (state or {}).get("shape") or ()}
+    has |= {"turned"} if sides & {"kept", "reduced"} else set()
     has |= {"codec"} if any(len(way) > 1 for way in ways) else set()
     has |= {"quantized"} if any(way & CODECS.keys() for way in ways) else set()
     every_option = {**options, **_offered(shared.get("options"), options, has)}
@@ -425,7 +427,7 @@ def whole_rule(
         states={name: _state(name, data) for name, data in states.items()},
         refusals=(
             *(_refusal(rule) for rule in spec.get("refusals") or ()),
-            *_shared_refusals(shared, every_hyper, every_option),
+            *_shared_refusals(shared, every_hyper, every_option, _offered(shared.get("storage"), {}, has)),
         ),
         stages=tuple(stages),
         methods={

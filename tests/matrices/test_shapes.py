@@ -198,7 +198,7 @@ def test_both_sides_at_once_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["SOAP", "Shampoo"])
 def test_blocks_of_rows_have_smaller_factors(name: str) -> None:
-    """What stands in place of blocks of long sides: bytes of a matrix of 4 to 1 with and without."""
+    """Bytes a parameter of a matrix of 4 to 1 with and without, in place of limits of long sides."""
     grad = torch.randn(256, 64, generator=torch.Generator().manual_seed(0))
     bytes_each = []
     for blocks in (1, 4):

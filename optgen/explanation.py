@@ -15,11 +15,10 @@ from optgen.backends.alone_torch import torch_alone
 from optgen.backends.python_classes import Argument, ClassSpec, class_arguments
 from optgen.codecs import (
     CODECS,
-    OF_BITS,
     PAGED_NUMEL,
     WHOLE_TENSOR,
     Codec,
-    chosen_codec,
+    codec_among,
     is_asked,
     plain_codec,
     plain_codec_of,
@@ -122,13 +121,15 @@ class ClassInfo:
             return (self.bits,)
         usual = self._refusals(self.bits)
         choices = (b for b in declared.choices if isinstance(b, int) and self._refusals(b) <= usual)
-        return tuple(bits for bits in choices if bits == 32 or self._takes(OF_BITS[bits]))
+        return tuple(bits for bits in choices if bits == 32 or self._takes(bits))
 
-    def _takes(self, codec: str) -> bool:
-        """Check whether some state of a matrix can be stored in `codec`, as the constructor does."""
+    def _takes(self, bits: int) -> bool:
+        """Check whether some state of a matrix can be stored in so many bits, as the constructor does."""
         states = self.whole_rule.state_inputs.values()
         return any(
-            item.kind is Kind.ELEMENT and codec in item.codecs and item.exists.holds(self.setting.guards)
+            item.kind is Kind.ELEMENT
+            and codec_among(item.codecs, bits, "auto", True, 0)
+            and item.exists.holds(self.setting.guards)
             for item in states
             if item.name in self.whole_rule.states and self.whole_rule.states[item.name].stored_as is None
         )
@@ -163,7 +164,7 @@ class ClassInfo:
     @cached_property
     def setting(self) -> Setting:
         """Guards and codecs under the class's default settings, in a step in which most happens."""
-        asked = chosen_codec(self.bits, "auto", bool(self._default("block_wise")), 0)
+        asked = self.bits, "auto", bool(self._default("block_wise")), 0
         codecs = {}
         for name, item in self.whole_rule.state_inputs.items():
             if name in self.whole_rule.state_inputs and item.kind is Kind.ELEMENT:
@@ -171,8 +172,8 @@ class ClassInfo:
                 if stored_as is not None:
                     codecs[name] = plain_codec_of(str(self._default(stored_as)))
                 else:
-                    taken = is_asked(self.bits, "auto") and asked.name in item.codecs
-                    codecs[name] = asked if taken else CODECS[plain_codec(item.codecs)]
+                    taken = codec_among(item.codecs, *asked) if is_asked(self.bits, "auto") else None
+                    codecs[name] = taken or CODECS[plain_codec(item.codecs)]
         guards = {name: self._holds(guard, codecs) for name, guard in self.whole_rule.guards.guards.items()}
         return Setting(guards, codecs)
 

@@ -73,6 +73,7 @@ template <bool is_signed> void measure_states(const char* sign) {
   measure<Blocked<Int8<is_signed>, 32>>("  int8, 32");
   measure<Blocked<Int4<is_signed>, 128>>("  int4, 128");
   measure<Blocked<Int4<is_signed>, 32>>("  int4, 32");
+  measure<Blocked<Int4<is_signed, NormalBook>, 64>>("  normal4, 64");
   measure<Blocked<Fp8<is_signed>, 256>>("  fp8, 256");
   measure<Blocked<Companded8<is_signed>, 32>>("  companded8, 32");
 }

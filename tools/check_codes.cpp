@@ -21,11 +21,11 @@ struct Eight {
   template <bool is_signed> static float midpoint(int k) { return Int8Tables<is_signed>::midpoints[k]; }
 };
 
-struct Four {
+template <class Numbers> struct Four {
   static constexpr int bits = 4;
-  template <bool is_signed> using Book = Int4<is_signed>;
+  template <bool is_signed> using Book = Int4<is_signed, Numbers>;
   template <bool is_signed> static float midpoint(int k) {
-    return is_signed ? Int4Tables<true>::midpoints[k] : (float(k) + 1.5f) / 16.0f;
+    return is_signed ? Int4Tables<true, Numbers>::midpoints[k] : (float(k) + 1.5f) / 16.0f;
   }
 };
 
@@ -59,8 +59,9 @@ long long check(bool negative) {
 }
 
 template <bool is_signed> long long check_books() {
-  return check<Eight, is_signed>(false) + check<Eight, is_signed>(true) + check<Four, is_signed>(false) +
-         check<Four, is_signed>(true);
+  return check<Eight, is_signed>(false) + check<Eight, is_signed>(true) + check<Four<DynamicMap>, is_signed>(false) +
+         check<Four<DynamicMap>, is_signed>(true) + check<Four<NormalBook>, is_signed>(false) +
+         check<Four<NormalBook>, is_signed>(true);
 }
 
 }  // namespace

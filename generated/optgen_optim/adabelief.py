@@ -106,8 +106,12 @@ RULE = Rule(
         Option("rectify"),
     ),
     states=(
-        State("exp_avg", codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
-        State("exp_avg_var", signed=False, codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
+        State("exp_avg", codecs=("fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8")),
+        State(
+            "exp_avg_var",
+            signed=False,
+            codecs=("fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"),
+        ),
         State("max_exp_avg_var", signed=False, codecs=("fp32", "bf16", "fp16"), exists=lambda f: f.amsgrad),
     ),
     refusals=(
@@ -144,7 +148,7 @@ class AdaBelief(Optimizer):
         rectify: bool = False, maximize: bool = False, skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate", trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False, optim_bits: int = 32,
-        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"] = "auto",
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
@@ -193,7 +197,7 @@ class AdaBelief8bit(Optimizer):
         rectify: bool = False, maximize: bool = False, skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate", trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False,
-        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"] = "auto",
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,

@@ -83,8 +83,16 @@ RULE = Rule(
         Hyperparameter("weight_decay", "[0, inf)"),
     ),
     states=(
-        State("square_avg", signed=False, codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
-        State("acc_delta", signed=False, codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
+        State(
+            "square_avg",
+            signed=False,
+            codecs=("fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"),
+        ),
+        State(
+            "acc_delta",
+            signed=False,
+            codecs=("fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"),
+        ),
     ),
     flags=_flags,
     constants=("square_avg_tensorwise", "acc_delta_tensorwise"),
@@ -113,7 +121,7 @@ class Adadelta(Optimizer):
         min_trust_ratio: float = 0.0, max_trust_ratio: float = 0.0, maximize: bool = False, skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate", trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False, optim_bits: int = 32,
-        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"] = "auto",
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,

@@ -111,18 +111,18 @@ RULE = Rule(
     states=(
         State(
             "exp_avg",
-            codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
+            codecs=("fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"),
             stored_as="momentum_dtype",
         ),
         State(
             "exp_avg_sq",
             signed=False,
-            codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
+            codecs=("fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"),
             stored_as="variance_dtype",
         ),
         State(
             "compensation",
-            codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
+            codecs=("fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"),
             stored_as="compensation_buffer_dtype",
             exists=lambda f: f.use_kahan_summation,
         ),

@@ -106,7 +106,7 @@ class ASGD(Optimizer):
         min_trust_ratio: float = 0.0, max_trust_ratio: float = 0.0, maximize: bool = False, skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate", trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False, optim_bits: int = 32,
-        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"] = "auto",
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
         fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,

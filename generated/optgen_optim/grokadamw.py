@@ -134,9 +134,13 @@ RULE = Rule(
         Hyperparameter("grokking_signal", "(-inf, inf)", optional=True, decides=True),
     ),
     states=(
-        State("exp_avg", codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
-        State("exp_avg_sq", signed=False, codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
-        State("grok_ema", codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
+        State("exp_avg", codecs=("fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8")),
+        State(
+            "exp_avg_sq",
+            signed=False,
+            codecs=("fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"),
+        ),
+        State("grok_ema", codecs=("fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8")),
     ),
     refusals=(
         Refusal(
@@ -184,7 +188,7 @@ class GrokAdamW(Optimizer):
         max_trust_ratio: float = 0.0, maximize: bool = False, skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate", trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False, optim_bits: int = 32,
-        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"] = "auto",
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
@@ -243,7 +247,7 @@ class GrokAdamW8bit(Optimizer):
         max_trust_ratio: float = 0.0, maximize: bool = False, skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate", trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False,
-        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"] = "auto",
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,

@@ -104,8 +104,12 @@ RULE = Rule(
         Option("trust_ratio", ("lamb", "none")),
     ),
     states=(
-        State("exp_avg", codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
-        State("exp_avg_sq", signed=False, codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
+        State("exp_avg", codecs=("fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8")),
+        State(
+            "exp_avg_sq",
+            signed=False,
+            codecs=("fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"),
+        ),
         State("max_exp_avg_sq", signed=False, codecs=("fp32", "bf16", "fp16"), exists=lambda f: f.amsgrad),
     ),
     refusals=(
@@ -145,7 +149,7 @@ class LAMB(Optimizer):
         max_grad_norm: float = 0.0, min_trust_ratio: float = 0.0, max_trust_ratio: float = 0.0,
         trust_ratio: Literal["lamb", "none"] = "lamb", maximize: bool = False, skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate", cautious: bool = False,
-        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"] = "auto",
         block_size: int = 0, rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0, is_paged: bool = False, capturable: bool = False, fused_backward: bool = False,
         clip_by_last_norm: bool = False, fused: bool | None = None, foreach: bool | None = None,
@@ -197,7 +201,7 @@ class _LAMBBase(Optimizer):
         max_grad_norm: float = 0.0, min_trust_ratio: float = 0.0, max_trust_ratio: float = 0.0,
         trust_ratio: Literal["lamb", "none"] = "lamb", maximize: bool = False, skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate", cautious: bool = False,
-        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"] = "auto",
         block_size: int = 0, rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0, is_paged: bool = False, capturable: bool = False, fused_backward: bool = False,
         clip_by_last_norm: bool = False, fused: bool | None = None, foreach: bool | None = None,

@@ -160,7 +160,7 @@ RULE = Rule(
         Option("momentum_form", ("average", "sum")),
     ),
     states=(
-        State("momentum_buffer", codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
+        State("momentum_buffer", codecs=("fp32", "bf16", "fp16", "int8", "normal4", "int4", "fp8", "companded8")),
         State(
             "max_logits",
             "row",
@@ -204,7 +204,7 @@ class MuonClip(Optimizer):
         momentum_form: Literal["average", "sum"] = "sum", maximize: bool = False, skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate", trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False, optim_bits: int = 32,
-        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"] = "auto",
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1,
@@ -265,7 +265,7 @@ class _MuonClipBase(Optimizer):
         momentum_form: Literal["average", "sum"] = "sum", maximize: bool = False, skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate", trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False,
-        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"] = "auto",
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1,

@@ -191,7 +191,11 @@ RULE = Rule(
     ),
     states=(
         State("z", codecs=("fp32", "bf16", "fp16"), init=_start_z, reads_elements=True),
-        State("exp_avg_sq", signed=False, codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
+        State(
+            "exp_avg_sq",
+            signed=False,
+            codecs=("fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"),
+        ),
         State("k", "group"),
         State("weight_sum", "group"),
         State("lr_max", "group", init=-1.0),
@@ -228,7 +232,7 @@ class AdamWScheduleFree(Optimizer):
         min_trust_ratio: float = 0.0, max_trust_ratio: float = 0.0, maximize: bool = False, skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate", trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False, optim_bits: int = 32,
-        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"] = "auto",
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,

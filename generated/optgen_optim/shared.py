@@ -264,16 +264,17 @@ CODEC = Shared(
             "optim_bits",
             (32, 16, 8, 4),
             doc=(
-                "Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States that"
-                " cannot be stored so stay in float32."
+                "Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4; normal4 for "
+                "directions of matrices). States that cannot be stored so stay in float32."
             ),
         ),
         Option(
             "codec",
-            ("auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
+            ("auto", "fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"),
             doc=(
-                'How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,'
-                ' "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative.'
+                'How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "normal4" by '
+                'the book of least error for normal numbers, "fp8" as e4m3, "companded8" in even steps of 2y / (1 +'
+                " |y|), or of the root where a state is never negative."
             ),
         ),
     ),
@@ -287,7 +288,7 @@ QUANTIZED = Shared(
             (0, 32, 64, 128, 256),
             doc=(
                 "Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128, "
-                "of companded8 32."
+                "of normal4 64, of companded8 32."
             ),
         ),
         Hyperparameter(

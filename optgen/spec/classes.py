@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from optgen.codecs import OF_BITS
+from optgen.codecs import CODECS, OF_BITS
 from optgen.diagnostics import Location, Reporter, suggest
 from optgen.spec.checks import Setting, as_written, check_refusal, parts_of, settings_of, value_error
 from optgen.spec.model import ClassEntry, ClassRow, ClassTable, Hyperparameter, Option, RefusalEntry, Shared, Spec
@@ -257,7 +257,8 @@ class ClassChecker:
     def _bits(self, name: str, bits: int, row: _Class) -> None:
         """A class cannot be made if none of its states has the bits that it fixes."""
         codec = OF_BITS.get(bits, "fp32")
-        if codec != "fp32" and not any(codec in state.choice for state in row.spec.states.values()):
+        taken = {CODECS[each].bits for state in row.spec.states.values() for each in state.choice if each in CODECS}
+        if codec != "fp32" and bits not in taken:
             message = f"`{name}` fixes {bits} bits, in which no state of `{row.spec.name}` can be stored"
             help_text = f"it needs one whose `codecs` name {codec}"
             self.reporter.error("conflict", message, row.locate("bits"), help_text)

@@ -179,9 +179,9 @@ class State(SpecModel):
     )
     codecs: list[Text] | None = Field(
         default=None,
-        description="Its possible codecs: `fp32`, `bf16`, `fp16`, `int8`, `int4`, `fp8`, `companded8`. The "
-        "default is the first that is not quantized. All of them for `param` and matrices, else "
-        "`fp32`.",
+        description="Its possible codecs: `fp32`, `bf16`, `fp16`, `int8`, `int4`, `normal4`, `fp8`, `companded8`. The "
+        "default is the first that is not quantized; `optim_bits` takes the first of so many bits. "
+        "All of them, in this order, for `param` and matrices, else `fp32`.",
     )
     stored_as: Name | None = Field(
         default=None, description="The option whose choices are its dtypes, in place of `optim_bits` and `codec`."

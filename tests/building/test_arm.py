@@ -24,7 +24,7 @@ from optgen.runtime.engines.kernel_engine import defines
 
 pytestmark = pytest.mark.skipif(bool(why_no_arm()), reason=why_no_arm())
 
-BOOKS = ("int8", "int4", "fp8", "companded8")
+BOOKS = ("int8", "int4", "normal4", "fp8", "companded8")
 SHAPES = ((1000,), (37, 140), (33_001,))  # less than a tile, and more than a chunk
 # A kernel for each codec: of the states, of the parameter, and how that is rounded.
 KERNELS = (

@@ -16,6 +16,7 @@ from oracles.storage import code_book as oracle_book
 
 from optgen.codecs import CODECS, WHOLE_TENSOR, code_book, codec, dynamic_map, float32, midpoints
 from optgen.dtypes import DTYPES, dtype
+from optgen.runtime.states.torch_codecs import decode, encode, unpacked
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,16 +109,37 @@ def test_midpoints_lie_between_magnitudes(signed: bool) -> None:
         assert threshold == float32((low + high) / 2)
 
 
-@pytest.mark.parametrize("signed", [True, False])
-def test_4_bit_header_has_the_book(signed: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "signed", "table"),
+    [("int4", True, "true, DynamicMap"), ("normal4", True, "true, NormalBook"), ("int4", False, "false, Numbers")],
+)
+def test_4_bit_header_has_the_book(name: str, signed: bool, table: str) -> None:
     text = (ROOT / "templates" / "include" / "optgen" / "int4_books.h").read_text(encoding="utf-8")
-    table = text[text.index(f"struct Int4Tables<{str(signed).lower()}> {{") :]
+    table = text[text.index(f"struct Int4Tables<{table}> {{") :].partition("\n};")[0]
     numbers = [
         [float32(float(number)) for number in re.findall(r"(-?[\d.e+-]+)f\b", part)] for part in table.split("= {")
     ]
-    assert numbers[1] == list(code_book(signed, 4))
+    assert numbers[1] == list(code_book(signed, name))
     if signed:
-        assert numbers[2] == list(midpoints(signed, 4))
+        assert numbers[2] == list(midpoints(signed, name))
+
+
+def test_normal_book_has_the_least_error() -> None:
+    """Each magnitude is the mean of those nearest to it, weighted by their block's scale; but for 0 and 1."""
+    x = torch.randn(60_000, 64, generator=torch.Generator().manual_seed(0))
+    scales = x.abs().amax(dim=1, keepdim=True)
+    y, weights = (x / scales).flatten().double().abs(), scales.expand_as(x).flatten().double().square()
+    codes, absmax = encode("normal4", x, True)
+    decoded = decode("normal4", codes, absmax, True, x.shape)
+    nearest = (unpacked(codes).long() - 7).abs()
+    means = torch.zeros(9, dtype=torch.float64).index_add_(0, nearest, weights * y)
+    means /= torch.zeros(9, dtype=torch.float64).index_add_(0, nearest, weights)
+    book = code_book(True, "normal4")
+    assert means[1:8].tolist() == pytest.approx(book[8:15], abs=1.5e-3)
+    assert (book[7], book[15]) == (0.0, 1.0)
+    error = (decoded - x).norm() / x.norm()
+    of_dynamic = (decode("int4", *encode("int4", x, True), True, x.shape) - x).norm() / x.norm()
+    assert error < 0.093 < 0.14 < of_dynamic
 
 
 def test_header_is_up_to_date() -> None:
@@ -133,13 +155,13 @@ def test_modules_are_free_of_torch_and_numpy() -> None:
 
 
 def test_codec_table() -> None:
-    assert list(CODECS) == ["fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"]
-    assert [c.bits for c in CODECS.values()] == [32, 16, 16, 8, 4, 8, 8]
-    assert [c.packed for c in CODECS.values()] == [1, 1, 1, 1, 2, 1, 1]
-    assert [c.scales(1000) for c in CODECS.values()] == [0, 0, 0, 4, 8, 4, 32]
-    assert [c.scales(0) for c in CODECS.values()] == [0] * 7
-    assert [c.with_block(WHOLE_TENSOR).scales(0) for c in CODECS.values()] == [0, 0, 0, 1, 1, 1, 1]
-    assert [c.state_bytes(1000) for c in CODECS.values()] == [4000, 2000, 2000, 1016, 532, 1016, 1128]
+    assert list(CODECS) == ["fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"]
+    assert [c.bits for c in CODECS.values()] == [32, 16, 16, 8, 4, 4, 8, 8]
+    assert [c.packed for c in CODECS.values()] == [1, 1, 1, 1, 2, 2, 1, 1]
+    assert [c.scales(1000) for c in CODECS.values()] == [0, 0, 0, 4, 8, 16, 4, 32]
+    assert [c.scales(0) for c in CODECS.values()] == [0] * 8
+    assert [c.with_block(WHOLE_TENSOR).scales(0) for c in CODECS.values()] == [0, 0, 0, 1, 1, 1, 1, 1]
+    assert [c.state_bytes(1000) for c in CODECS.values()] == [4000, 2000, 2000, 1016, 532, 564, 1016, 1128]
     assert codec("int8").with_block(WHOLE_TENSOR).state_bytes(1000) == 1004
     assert codec("int8").bytes_per_element == 1.015625
     assert codec("int4").with_block(32).bytes_per_element == 0.625
@@ -149,12 +171,13 @@ def test_codec_table() -> None:
 def test_cpp_types() -> None:
     assert codec("fp16").cpp_type(True) == "Plain<optgen::fp16>"
     assert codec("int4").cpp_type(False) == "Blocked<Int4<false>, 128>"
+    assert codec("normal4").cpp_type(True) == "Blocked<Int4<true, NormalBook>, 64>"
     assert codec("companded8").with_block(WHOLE_TENSOR).cpp_type(True) == "Tensorwise<Companded8<true>>"
 
 
 def test_unknown_names() -> None:
     with pytest.raises(
-        ValueError, match="unknown codec 'int9': expected one of fp32, bf16, fp16, int8, int4, fp8, companded8"
+        ValueError, match="unknown codec 'int9': expected one of fp32, bf16, fp16, int8, int4, normal4, fp8, companded8"
     ):
         codec("int9")
     with pytest.raises(

@@ -65,9 +65,8 @@ def neighbours(centers: list[float], ulps: int) -> Tensor:
 
 def thresholds(name: str, signed: bool) -> list[float]:
     """Magnitudes at which the code changes, and those that codes stand for."""
-    if name in ("int8", "int4"):
-        bits = CODECS[name].bits
-        return [*midpoints(signed, bits), *(abs(value) for value in code_book(signed, bits))]
+    if name in ("int8", "int4", "normal4"):
+        return [*midpoints(signed, name), *(abs(value) for value in code_book(signed, name))]
     if name == "fp8":
         values = torch.arange(127).to(torch.uint8).view(torch.float8_e4m3fn).double() / 448
         return [*values.tolist(), *((values[1:] + values[:-1]) / 2).tolist()]

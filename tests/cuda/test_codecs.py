@@ -16,7 +16,7 @@ from torch import Tensor
 from optgen.codecs import BLOCK_SIZES, CODECS, WHOLE_TENSOR, Codec
 from optgen.runtime.states.torch_codecs import decode, encode
 
-BOOKS = ("int8", "int4", "fp8", "companded8")
+BOOKS = ("int8", "int4", "normal4", "fp8", "companded8")
 BLOCKS = (*BLOCK_SIZES, WHOLE_TENSOR)
 CHUNK = 2048  # elements of a block of the grid
 FLOATS = torch.finfo(torch.float32)

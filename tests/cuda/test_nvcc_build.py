@@ -80,6 +80,7 @@ CASES = [
     Case("LARS8bit", {"nesterov": True, "weight_decay": 0.1, "min_8bit_size": 0, "block_wise": False}, inputs=SCALED),
     Case("LARS", {"weight_decay": 0.1, "nonfinite": "skip"}, FP32, BF16),
     Case("AdamW", {"optim_bits": 4, **QUANTIZED}),
+    Case("AdamW", {"codec": "normal4", **QUANTIZED}),
     Case("AdamW", {"codec": "fp8", "block_size": 32, "rounding": "stochastic", **QUANTIZED}, BF16),
     Case("AdamW", {"codec": "companded8", "rounding": "kahan", **QUANTIZED}, BF16),
     *(
@@ -88,6 +89,7 @@ CASES = [
             ("int8", 64),
             ("int4", 0),
             ("int4", 32),
+            ("normal4", 0),
             ("fp8", 0),
             ("companded8", 0),
             ("companded8", 256),
@@ -96,7 +98,7 @@ CASES = [
     ),
     *(
         Case("AdamW", {"codec": codec, "block_wise": False, "rounding": "stochastic", **QUANTIZED}, FP16, full=True)
-        for codec in ("int8", "int4", "fp8", "companded8")
+        for codec in ("int8", "int4", "normal4", "fp8", "companded8")
     ),
     *(
         Case(name, {"codec": codec, **HEAVY, "rounding": rounding, **QUANTIZED}, dtype, inputs=SCALED, full=True)

@@ -338,7 +338,7 @@ def test_the_same_in_every_run() -> None:
 
 def test_few_bits_take_what_is_planned() -> None:
     """Bytes a parameter, measured, of a matrix of 1024 x 1024."""
-    for cls, most in ((Muon, 4.0), (Muon8bit, 1.04), (Muon4bit, 0.54)):
+    for cls, most in ((Muon, 4.0), (Muon8bit, 1.04), (Muon4bit, 0.57)):
         param = nn.Parameter(torch.zeros(1024, 1024))
         opt = cls([param], ns_steps=0)
         param.grad = torch.zeros(1024, 1024)

@@ -18,8 +18,8 @@ from oracles.declared import Row
 from oracles.expressions import Kind
 from support.random_blocks import CONDITIONS, KEPT, LINES, OF_FACTS, OF_STEPS, RANKS, ROWS, SHAPES, Name, State, Writer
 
-CODECS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")
-QUANTIZED = ("int8", "int4", "fp8", "companded8")
+CODECS = ("fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8")
+QUANTIZED = ("int8", "int4", "normal4", "fp8", "companded8")
 HYPERS = {"lr": 0.1, "second": 0.9, "third": 0.5}
 DECLARED = {
     "hyperparameters": {

@@ -78,6 +78,12 @@ def four_bit_book(signed: bool) -> Array:
     return published_book(True, 3) if signed else np.arange(1, 17) / 16
 
 
+def normal_book(signed: bool) -> Array:
+    """16 values: 0, 1, and seven magnitudes with both signs; or sixteenths."""
+    magnitudes = np.array([0.0969, 0.1963, 0.301, 0.4152, 0.5447, 0.7003, 0.907], dtype=np.float32).astype(np.float64)
+    return np.concatenate([-magnitudes[::-1], [0.0], magnitudes, [1.0]]) if signed else four_bit_book(False)
+
+
 def published_book(signed: bool, decades: int = 7) -> Array:
     """A dynamic map as bitsandbytes and torchao make it, whose last bits are those of linspace."""
     values = [0.0, 1.0]
@@ -117,10 +123,6 @@ def _ratio(values: Array, scale: Array) -> Array:
 
 def _dynamic(ratio: Array, signed: bool, way: int) -> Array:
     return nearest(ratio, code_book(signed)).astype(np.float64)
-
-
-def _four_bit(ratio: Array, signed: bool, way: int) -> Array:
-    return nearest(ratio, four_bit_book(signed)).astype(np.float64)
 
 
 def _e4m3(ratio: Array, signed: bool, way: int) -> Array:
@@ -174,7 +176,7 @@ def _plain_codes(codes: torch.Tensor, numel: int, signed: bool) -> Array:
 
 def _nibbles(codes: torch.Tensor, numel: int, signed: bool) -> Array:
     """Two codes a byte, the first of each pair in the high half."""
-    packed = codes.detach().cpu().reshape(-1).numpy().astype(np.int64)
+    packed = codes.detach().cpu().reshape(-1).view(torch.uint8).numpy().astype(np.int64)
     return np.stack([packed >> 4, packed & 15], axis=1).reshape(-1)[:numel].astype(np.float64)
 
 
@@ -206,20 +208,25 @@ class Codec:
     least: int = 1
 
 
-CODECS: Mapping[str, Codec] = {
-    "int8": Codec(torch.uint8, 256, _dynamic, lambda level, signed: code_book(signed)[level.astype(np.int64)]),
-    "int4": Codec(
-        torch.uint8,
-        128,
-        _four_bit,
-        lambda level, signed: four_bit_book(signed)[level.astype(np.int64)],
+def _of_four_bits(dtype: torch.dtype, block: int, book: Callable[[bool], Array]) -> Codec:
+    return Codec(
+        dtype,
+        block,
+        lambda ratio, signed, way: nearest(ratio, book(signed)).astype(np.float64),
+        lambda level, signed: book(signed)[level.astype(np.int64)],
         unpack=_nibbles,
         least=2,
-    ),
+    )
+
+
+CODECS: Mapping[str, Codec] = {
+    "int8": Codec(torch.uint8, 256, _dynamic, lambda level, signed: code_book(signed)[level.astype(np.int64)]),
+    "int4": _of_four_bits(torch.uint8, 128, four_bit_book),
+    "normal4": _of_four_bits(torch.int8, 64, normal_book),
     "fp8": Codec(torch.float8_e4m3fn, 256, _e4m3, _eighths, unpack=_float8),
     "companded8": Codec(torch.int8, 32, _companded, _expanded, unpack=_offset),
 }
-BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "int4": 4, "fp8": 8, "companded8": 8}
+BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "int4": 4, "normal4": 4, "fp8": 8, "companded8": 8}
 OF_BITS = {32: "fp32", 16: "bf16", 8: "int8", 4: "int4"}
 WHOLE = 0  # as a block: the whole tensor
 

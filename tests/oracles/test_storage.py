@@ -26,8 +26,8 @@ SPECIAL = [0.0, -0.0, 1.0, -1.0, torch.inf, -torch.inf, torch.nan, LARGEST, -LAR
 def thresholds(name: str, signed: bool) -> torch.Tensor:
     """Ratios between two codes, and both neighbours of each; 1 among them, so that they are ratios of one block."""
     match name:
-        case "int8" | "int4":
-            ends = torch.tensor(midpoints(signed, codec(name).bits), dtype=torch.float64)
+        case "int8" | "int4" | "normal4":
+            ends = torch.tensor(midpoints(signed, name), dtype=torch.float64)
         case "fp8":
             levels = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).double()
             ends = (levels[1:] + levels[:-1]) / 2 / 448

@@ -406,7 +406,7 @@ def test_pytorch_lars_has_torchs_form() -> None:
         torch.testing.assert_close(a, b, rtol=16 * ULP, atol=16 * ULP)
 
 
-@pytest.mark.parametrize("codec", ["fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"])
+@pytest.mark.parametrize("codec", ["fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"])
 @pytest.mark.parametrize("block_wise", [True, False])
 def test_what_it_does_not_store_becomes_float32(codec, block_wise) -> None:
     """Of other codecs nothing is lost; 8-bit codes in other blocks are coded again."""

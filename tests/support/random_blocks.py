@@ -45,7 +45,7 @@ LINES = (Kind.ROW, Kind.COL, Kind.MATRIX, *DIMENSIONS.values())
 RANKS = {Kind.LAST3: "ndim >= 3", Kind.LAST4: "ndim >= 4"}
 EXTREMES = ("absmax", "max", "min")
 SPREAD = "where({several}, std({{}}{over}), 1)"  # of one number it is NaN
-CODECS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")
+CODECS = ("fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8")
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def packed_lines(codes: Tensor, shard: Shard, codec: Codec, dims: Sequence[int])
     """This process's codes, packed line by line."""
     own = [shard.own[dim] for dim in dims]
     values = unpacked(codes)[: shard.own.numel()].reshape(shard.own).permute(_order(shard.shape, dims))
-    by_line = packed(values.reshape(math.prod(own), rest_of(shard.shape, dims)))
+    by_line = packed(codec, values.reshape(math.prod(own), rest_of(shard.shape, dims)))
     return by_line.reshape(*own, *bytes_of_lines(codec, shard.shape, dims))
 
 
@@ -161,7 +161,7 @@ def own_codes(codes: Tensor, shard: Shard, codec: Codec, dims: Sequence[int]) ->
     places = codec.packed * math.ceil(rest / codec.packed)
     lines = unpacked(codes).reshape(math.prod(about[dim] for dim in dims), places)
     values = lines[:, :rest].reshape([about[dim] for dim in order]).permute([order.index(d) for d in range(len(order))])
-    return packed(cut(values, shard, about).reshape(1, -1))[0]
+    return packed(codec, cut(values, shard, about).reshape(1, -1))[0]
 
 
 def rest_of(shape: Sequence[int], dims: Sequence[int]) -> int:

@@ -15,6 +15,7 @@ from optgen.codecs import (
     WHOLE_TENSOR,
     Codec,
     chosen_codec,
+    codec_among,
     is_asked,
     parameter_codec,
     plain_codec,
@@ -23,12 +24,17 @@ from optgen.codecs import (
 from optgen.runtime.block import Settings
 from optgen.runtime.rule import Rule, State
 
+Asked = tuple[int, str, bool, int]  # bits, codec, block_wise, block_size
 LARGE = (2, 2**20, 0, frozenset[str]())  # a matrix, as rules' flags ask for it: dimensions, elements, index, scales
 
 
 def asked_codec(settings: Settings) -> Codec:
-    """The codec that settings ask for."""
-    return chosen_codec(
+    """The codec that settings ask for, of states that take all."""
+    return chosen_codec(*_asked(settings))
+
+
+def _asked(settings: Settings) -> Asked:
+    return (
         settings.get("optim_bits", 32),
         settings.get("codec", "auto"),
         settings.get("block_wise", True),
@@ -48,11 +54,11 @@ def choose_codecs(rule: Rule, settings: Settings, shape: torch.Size) -> tuple[Co
     dtypes = [settings[state.stored_as] for state in rule.coded_states if state.stored_as is not None]
     of_elements = takes(shape.numel())
     own = tuple(takes(state.shape(shape, settings).numel()) for state in rule.matrix_states)
-    return _chosen(rule, asked, of_elements, own, *dtypes)
+    return _chosen(rule, _asked(settings), of_elements, own, *dtypes)
 
 
 @lru_cache
-def _chosen(rule: Rule, asked: Codec, of_elements: bool, own: tuple[bool, ...], *dtypes: str) -> tuple[Codec, ...]:
+def _chosen(rule: Rule, asked: Asked, of_elements: bool, own: tuple[bool, ...], *dtypes: str) -> tuple[Codec, ...]:
     """The codec of every state that has codecs.
 
     Args:
@@ -65,9 +71,7 @@ def _chosen(rule: Rule, asked: Codec, of_elements: bool, own: tuple[bool, ...], 
     return tuple(
         plain_codec_of(next(told))
         if state.stored_as is not None
-        else asked
-        if takes and asked.name in state.codecs
-        else CODECS[plain_codec(state.codecs)]
+        else (codec_among(state.codecs, *asked) if takes else None) or CODECS[plain_codec(state.codecs)]
         for state, takes in zip(rule.coded_states, taken, strict=True)
     )
 
@@ -138,7 +142,8 @@ def check_storage(name: str, rule: Rule, settings: Settings) -> None:
         return
     flags = rule.flags(settings, *LARGE)
     states = [state for state in rule.states.values() if state.exists(flags) and state.window is None]
-    if not any(state in rule.coded_states and codec.name in state.codecs for state in states):
+    asked = _asked(settings)
+    if not any(state in rule.coded_states and codec_among(state.codecs, *asked) for state in states):
         reasons = [f"{state.name} {_takes(state)}" for state in states] or ["there are none under these settings"]
         raise ValueError(
             f"{name}: none of its states can be stored in {codec.bits} bits ({codec.name}): {'; '.join(reasons)}"

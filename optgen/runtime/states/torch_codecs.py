@@ -46,7 +46,7 @@ def encode(codec: Codec | str, x: Tensor, signed: bool) -> tuple[Tensor, Tensor 
     if not signed:
         y = torch.where(negative, 0.0, y)
     codes = _CODINGS[codec.name].encode(y, negative, signed).reshape(-1)[: x.numel()]
-    return codes.reshape(codec.codes_shape(x.shape)) if codec.packed == 1 else packed(codes), absmax
+    return codes.reshape(codec.codes_shape(x.shape)) if codec.packed == 1 else packed(codec, codes), absmax
 
 
 def decode(codec: Codec | str, codes: Tensor, absmax: Tensor | None, signed: bool, shape: Sequence[int]) -> Tensor:
@@ -101,12 +101,12 @@ class _Book:
     zero - k, but at least 0, where x is negative: its largest magnitude, 1.0, has no negative.
     """
 
-    def __init__(self, bits: int) -> None:
-        self.bits, self.zero = bits, 2 ** (bits - 1) - 1
+    def __init__(self, name: str) -> None:
+        self.name, self.zero = name, 2 ** (codec_named(name).bits - 1) - 1
 
     def encode(self, y: Tensor, negative: Tensor, signed: bool) -> Tensor:
         # In each of the ranges that the first bits of a float tell apart there is one midpoint at most.
-        starts, bounds = _ranges(signed, self.bits, y.device)
+        starts, bounds = _ranges(signed, self.name, y.device)
         place = ((y.view(torch.int32) >> RANGE_BITS) - FIRST_RANGE).clamp(min=0)
         k = starts[place]
         k = k + (y > bounds[k]).to(torch.int32)
@@ -115,7 +115,7 @@ class _Book:
         return k.to(torch.uint8)
 
     def decode(self, codes: Tensor, signed: bool) -> Tensor:
-        return _book(signed, self.bits, codes.device)[codes.to(torch.int64)]
+        return _book(signed, self.name, codes.device)[codes.to(torch.int64)]
 
 
 class _Fp8:
@@ -152,18 +152,24 @@ class _Companded:
         return root * root
 
 
-_CODINGS: dict[str, Coding] = {"int8": _Book(8), "int4": _Book(4), "fp8": _Fp8(), "companded8": _Companded()}
+_CODINGS: dict[str, Coding] = {
+    **{name: _Book(name) for name in ("int8", "int4", "normal4")},
+    "fp8": _Fp8(),
+    "companded8": _Companded(),
+}
 
 
-def packed(codes: Tensor) -> Tensor:
-    """Rows of 4-bit codes, two to a byte, the first in the upper half; one that is missing is 0."""
+def packed(codec: Codec, codes: Tensor) -> Tensor:
+    """Rows of 4-bit codes as a codec stores them, two to a byte, the first in the upper half; one that is missing is
+    0."""
     if codes.shape[-1] % 2:
         codes = torch.nn.functional.pad(codes, (0, 1))
-    return codes[..., 0::2] << 4 | codes[..., 1::2]
+    return (codes[..., 0::2] << 4 | codes[..., 1::2]).view(_storage(codec))
 
 
 def unpacked(codes: Tensor) -> Tensor:
     """4-bit codes, one to a number."""
+    codes = codes.view(torch.uint8)
     return torch.stack((codes >> 4, codes & 15), dim=-1).reshape(-1)
 
 
@@ -188,14 +194,14 @@ def _blocks(codec: Codec, flat: Tensor) -> Tensor:
 
 
 @cache
-def _book(signed: bool, bits: int, device: torch.device) -> Tensor:
-    return torch.tensor(code_book(signed, bits), dtype=torch.float32, device=device)
+def _book(signed: bool, name: str, device: torch.device) -> Tensor:
+    return torch.tensor(code_book(signed, name), dtype=torch.float32, device=device)
 
 
 @cache
-def _ranges(signed: bool, bits: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _ranges(signed: bool, name: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """Of every range of numbers up to 1, how many midpoints lie below it; and all midpoints, with infinity behind."""
-    bounds = torch.tensor(midpoints(signed, bits), dtype=torch.float32, device="cpu")
+    bounds = torch.tensor(midpoints(signed, name), dtype=torch.float32, device="cpu")
     last = int(torch.ones(()).view(torch.int32)) >> RANGE_BITS
     begins = (torch.arange(FIRST_RANGE, last + 2, dtype=torch.int32, device="cpu") << RANGE_BITS).view(torch.float32)
     starts = torch.bucketize(begins, bounds, out_int32=True)

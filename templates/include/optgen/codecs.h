@@ -14,6 +14,10 @@ template <class T> struct Plain {};  // fp32, bf16, fp16
 template <class Book, int block> struct Blocked {};
 template <class Book> struct Tensorwise {};
 
+// What the codes of Int4 stand for.
+struct DynamicMap {};
+struct NormalBook {};
+
 // Parameters of 16 bits that are rounded at random, or have something kept beside them.
 template <class T> struct Stochastic {};
 template <class T> struct Kahan {};

@@ -25,7 +25,8 @@ template <class Book> struct SharedBook<Book, true> {
 template <class... Codecs>
 struct Books : SharedBook<Int8<true>, (has_codes<Codecs, Int8<true>> || ... || false)>,
                SharedBook<Int8<false>, (has_codes<Codecs, Int8<false>> || ... || false)>,
-               SharedBook<Int4<true>, (has_codes<Codecs, Int4<true>> || ... || false)> {
+               SharedBook<Int4<true>, (has_codes<Codecs, Int4<true>> || ... || false)>,
+               SharedBook<Int4<true, NormalBook>, (has_codes<Codecs, Int4<true, NormalBook>> || ... || false)> {
   template <class Book> static constexpr bool needs = (has_codes<Codecs, Book> || ... || false);
 
   // To be called by all threads of a block, before anything is read.
@@ -33,7 +34,8 @@ struct Books : SharedBook<Int8<true>, (has_codes<Codecs, Int8<true>> || ... || f
     SharedBook<Int8<true>, needs<Int8<true>>>::fill();
     SharedBook<Int8<false>, needs<Int8<false>>>::fill();
     SharedBook<Int4<true>, needs<Int4<true>>>::fill();
-    if (needs<Int8<true>> || needs<Int8<false>> || needs<Int4<true>>) __syncthreads();
+    SharedBook<Int4<true, NormalBook>, needs<Int4<true, NormalBook>>>::fill();
+    if (needs<Int8<true>> || needs<Int8<false>> || needs<Int4<true>> || needs<Int4<true, NormalBook>>) __syncthreads();
   }
   template <class Book> __device__ const Table<Book>& of() const { return SharedBook<Book, true>::table; }
 };

@@ -9,7 +9,7 @@ namespace optgen {
 
 // Books of quantized states, with and without a sign.
 template <bool is_signed> struct Int8 {};
-template <bool is_signed> struct Int4 {};  // two codes a byte, the first in its upper half
+template <bool is_signed, class Numbers = DynamicMap> struct Int4 {};  // two codes a byte, the first in its upper half
 template <bool is_signed> struct Fp8 {};
 template <bool is_signed> struct Companded8 {};
 

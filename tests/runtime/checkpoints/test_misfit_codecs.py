@@ -21,7 +21,10 @@ from runtime.training import SMALL, make_params, same, saved, snapshot, train
 
 Entry = dict[str, Any]
 CODED = [name for name in CODECS if name != "fp32"]
-KNOWN = "(its codecs are fp32, bf16, fp16, int8, int4, fp8, companded8, their blocks 32, 64, 128, 256): update optgen"
+KNOWN = (
+    "(its codecs are fp32, bf16, fp16, int8, int4, normal4, fp8, companded8, "
+    "their blocks 32, 64, 128, 256): update optgen"
+)
 
 
 def build(codec: str = "int8", **settings: Any) -> tuple[Any, Any, dict[str, Any]]:

@@ -23,7 +23,7 @@ from runtime.training import SMALL, make_params, same, saved, set_grads, snapsho
 
 STEPS = 3
 SHAPES = ((8, 40), (7,))  # the first has quantized states, with a block that is not full
-CODEC_OF_BITS = {4: ("int4",), 8: ("int8", "fp8", "companded8"), 32: ("fp32",)}
+CODEC_OF_BITS = {4: ("int4", "normal4"), 8: ("int8", "fp8", "companded8"), 32: ("fp32",)}
 ROUNDED = ("stochastic", "kahan", "split8", "split16")
 
 

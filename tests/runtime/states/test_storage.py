@@ -146,8 +146,8 @@ def test_small_parameters_and_single_elements_stay_whole(target: str) -> None:
 # Checkpoints
 
 
-@pytest.mark.parametrize("before", ["fp32", "int8", "int4", "fp8", "companded8", "bf16", "fp16"])
-@pytest.mark.parametrize("after", ["fp32", "int8", "int4", "fp8", "companded8", "bf16", "fp16"])
+@pytest.mark.parametrize("before", ["fp32", "int8", "int4", "normal4", "fp8", "companded8", "bf16", "fp16"])
+@pytest.mark.parametrize("after", ["fp32", "int8", "int4", "normal4", "fp8", "companded8", "bf16", "fp16"])
 def test_a_checkpoint_of_another_codec_is_stored_anew(before: str, after: str) -> None:
     old, new = make(), make()
     first = optim.AdamW([old], codec=before, target="torch")

@@ -1,76 +1,147 @@
-"""A step of Muon on the matrices of GPT-2 small, beside its products alone and beside torch.optim.Muon.
+"""Steps of rules of matrices on those of GPT-2 small, beside their products alone and beside torch.optim.Muon.
 
-`python tools/bench_matrices.py [--layers N] [--bits 32 8 4] [--torch]`; all run on torch's threads. Times are the least
-of several steps, taken in turn.
+`python tools/bench_matrices.py [--layers N] [--bits 32 8 4] [--threads N]`; all run on torch's threads. Times are the
+least of several steps, taken in turn. Products of GaLore and APOLLO alone are those of a step between two bases: of a
+matrix with its basis, and back. `ONEDNN_MAX_CPU_ISA=AVX2` before it takes away the processor's instructions for
+bfloat16.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 
 import optgen_optim
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from optgen.runtime.matrix_math import newton_schulz
 
 LAYER = ((2304, 768), (768, 768), (3072, 768), (768, 3072))
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 STEPS = 5
+RANK = 128
+PARTS = ("muon", "torch", "projected")
+PROJECTED = ("GaLoreAdamW", "APOLLO")
+Work = Callable[[], object]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a table."""
+    """Print tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--bits", type=int, nargs="+", default=[32, 8, 4])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--torch", action="store_true", help="torch.optim.Muon too, on the matrices of one layer")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS)
     given = parser.parse_args(argv)
+    torch.set_num_threads(given.threads)
     shapes = LAYER * given.layers
-    steps: dict[str, Callable[[], object]] = {"products alone": products(shapes)}
-    steps |= {f"Muon, {bits} bits": step_of(optgen_optim.Muon, shapes, optim_bits=bits) for bits in given.bits}
-    best = timed(steps, given.rounds)
-    operations = sum(map(operations_of, shapes))
-    lines = [f"{len(shapes)} matrices, {sum(a * b for a, b in shapes):,} parameters, {torch.get_num_threads()} threads"]
-    alone = best["products alone"]
-    for name, seconds in best.items():
-        lines.append(
-            f"{name:16} {seconds:8.3f} s  {operations / seconds / 1e9:7.1f} GFLOP/s  {seconds / alone:5.2f} x products"
-        )
-    if given.torch:
-        both = timed({"ours": step_of(optgen_optim.Muon, LAYER), "torch": step_of(torch.optim.Muon, LAYER)}, 1)
-        lines.append(f"one layer: torch.optim.Muon {both['torch']:.2f} s, ours {both['ours']:.3f} s")
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    lines = [
+        f"{len(shapes)} matrices, {sum(a * b for a, b in shapes):,} parameters, {given.threads} threads, "
+        f"load {os.getloadavg()[0]:.1f}{f', instructions up to {limit}' if limit else ''}"
+    ]
+    if "muon" in given.only:
+        lines += table("Muon", muon(shapes, given.bits, given.rounds), sum(map(of_iteration, shapes)))
+    if "torch" in given.only:
+        lines += table("torch.optim.Muon, one layer", beside_torch(given.rounds), sum(map(of_iteration, LAYER)))
+    for name in PROJECTED if "projected" in given.only else ():
+        times = projected(name, shapes, given.bits, 3 * given.rounds)
+        lines += table(f"{name} of rank {RANK}, one basis", times, sum(map(of_projection, shapes)))
     sys.stdout.write("\n".join([*lines, ""]))
 
 
-def operations_of(shape: tuple[int, int]) -> float:
+def table(title: str, times: dict[str, float], operations: float) -> list[str]:
+    """Rows of a table, the first of which is what others are compared with."""
+    alone = next(iter(times.values()))
+    rows = [
+        f"  {name:28} {1000 * seconds:9.1f} ms  {operations / seconds / 1e9:7.1f} GFLOP/s  {seconds / alone:6.2f} x"
+        for name, seconds in times.items()
+    ]
+    return ["", title, *rows]
+
+
+def muon(shapes: Sequence[tuple[int, int]], bits: Sequence[int], rounds: int) -> dict[str, float]:
+    """Times of the products alone, of steps, and of steps without them."""
+    steps: dict[str, Work] = {"products alone, float32": products(shapes, torch.float32)}
+    for each in bits:
+        steps[f"a step, {each} bits"] = step_of(optgen_optim.Muon, shapes, optim_bits=each)
+        steps[f"its passes over elements, {each}"] = step_of(optgen_optim.Muon, shapes, optim_bits=each, ns_steps=0)
+    return timed(steps, rounds)
+
+
+def beside_torch(rounds: int) -> dict[str, float]:
+    """Times of torch's class, whose products are of bfloat16, and of ours in both dtypes."""
+    steps: dict[str, Work] = {
+        "torch.optim.Muon": step_of(torch.optim.Muon, LAYER),
+        "products alone, bfloat16": products(LAYER, torch.bfloat16),
+    }
+    for dtype in ("float32", "bfloat16"):
+        steps[f"ours, {dtype}"] = step_of(optgen_optim.Muon, LAYER, matrix_dtype=dtype)
+    return timed(steps, rounds)
+
+
+def projected(name: str, shapes: Sequence[tuple[int, int]], bits: Sequence[int], rounds: int) -> dict[str, float]:
+    """Times of products alone, and of steps between two bases."""
+    steps: dict[str, Work] = {"products alone": projections(shapes)}
+    if name == "APOLLO":
+        steps["its own, to the basis"] = projections(shapes, back=False)
+    for each in bits:
+        steps[f"a step, {each} bits"] = step_of(getattr(optgen_optim, name), shapes, optim_bits=each, rank=RANK)
+    return timed(steps, rounds)
+
+
+def of_iteration(shape: tuple[int, int]) -> float:
     """Operations of the products of a step: of a matrix with itself, of that with itself, of that with the matrix."""
     n, m = min(shape), max(shape)
     return STEPS * (4.0 * n * n * m + 2.0 * n**3)
 
 
-def products(shapes: Sequence[tuple[int, int]]) -> Callable[[], object]:
+def of_projection(shape: tuple[int, int]) -> float:
+    """Operations of a product with a basis, and of one back."""
+    return 4.0 * shape[0] * shape[1] * RANK
+
+
+def products(shapes: Sequence[tuple[int, int]], dtype: torch.dtype) -> Work:
     """The iteration, for matrices of a shape together as a step takes them."""
-    batch = [torch.randn(shape) for shape in shapes]
+    batch = [torch.randn(shape).to(dtype) for shape in shapes]
     return lambda: [newton_schulz(x, STEPS, *COEFFICIENTS, 1e-7) for x in batch]
 
 
+def projections(shapes: Sequence[tuple[int, int]], back: bool = True) -> Work:
+    """Products with a basis on the side of the shorter dimension, and back."""
+    matrices = [torch.randn(shape) for shape in shapes]
+    tall = [x if x.shape[0] >= x.shape[1] else x.mT for x in matrices]
+    bases = [torch.randn(RANK, x.shape[1]) for x in tall]
+    room = [torch.empty_like(x) for x in matrices]
+    into = [x if x.shape[0] >= x.shape[1] else x.mT for x in room]
+
+    def one(x: Tensor, basis: Tensor, out: Tensor) -> None:
+        low = x @ basis.mT
+        if back:
+            torch.mm(low, basis, out=out)
+
+    return lambda: [one(*each) for each in zip(tall, bases, into, strict=True)]
+
+
 def step_of(
-    cls: Callable[..., torch.optim.Optimizer], shapes: Sequence[tuple[int, int]], **settings: int
-) -> Callable[[], object]:
+    cls: Callable[..., torch.optim.Optimizer], shapes: Sequence[tuple[int, int]], **settings: int | str
+) -> Work:
     """A step, whose states are there."""
     params = [nn.Parameter(torch.randn(shape)) for shape in shapes]
-    for param in params:
-        param.grad = torch.randn_like(param)
+    for _ in range(2):  # gradients come and go in a training: the allocator then keeps memory for matrices
+        for param in params:
+            param.grad = torch.randn_like(param)
     optimizer = cls(params, **settings)
+    optimizer.step()
     return optimizer.step
 
 
-def timed(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def timed(steps: dict[str, Work], rounds: int) -> dict[str, float]:
     """Seconds of each, the least of some rounds in turn; the first, which prepares, is left out."""
     found: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):

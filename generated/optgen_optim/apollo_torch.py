@@ -57,8 +57,10 @@ def matrices(t: View, grad: Any) -> Results:
         else:
             basis = m.svd_basis(t.turned(grad), t.size_of("rank"))
     projected = t.turned(grad) @ m.transpose(basis)
-    exp_avg = v.beta1 * s.exp_avg + (1.0 - v.beta1) * projected
-    exp_avg_sq = v.beta2 * s.exp_avg_sq + (1.0 - v.beta2) * projected * projected
+    exp_avg = v.beta1 * s.exp_avg
+    exp_avg += (1.0 - v.beta1) * projected
+    exp_avg_sq = v.beta2 * s.exp_avg_sq
+    exp_avg_sq += (1.0 - v.beta2) * projected * projected
     normalized = exp_avg / (m.sqrt(exp_avg_sq) + v.eps)
     if f.scale_type_is_channel:
         scaled = m.norm_over(normalized, "row") / (m.norm_over(projected, "row") + 1e-08) * t.turned(grad)

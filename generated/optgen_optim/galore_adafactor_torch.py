@@ -82,9 +82,12 @@ def matrices(t: View, grad: Any) -> Results:
         basis = m.svd_basis(t.turned(grad), t.size_of("rank"))
     projected = t.turned(grad) @ m.transpose(basis)
     decay = 1.0 - m.power(t.step, v.decay_rate)
-    squared = projected * projected + v.eps1
-    exp_avg_sq_row = decay * s.exp_avg_sq_row + (1.0 - decay) * m.mean_over(squared, "row")
-    exp_avg_sq_col = decay * s.exp_avg_sq_col + (1.0 - decay) * m.mean_over(squared, "col")
+    squared = projected * projected
+    squared += v.eps1
+    exp_avg_sq_row = decay * s.exp_avg_sq_row
+    exp_avg_sq_row += (1.0 - decay) * m.mean_over(squared, "row")
+    exp_avg_sq_col = decay * s.exp_avg_sq_col
+    exp_avg_sq_col += (1.0 - decay) * m.mean_over(squared, "col")
     direction = projected * m.rsqrt(exp_avg_sq_row / m.mean_over(exp_avg_sq_row, "tensor")) * m.rsqrt(exp_avg_sq_col)
     direction = direction / m.maximum(1.0, m.rms_over(direction, "tensor") / v.clip_threshold)
     rate = v.lr
@@ -98,7 +101,8 @@ def matrices(t: View, grad: Any) -> Results:
         rate_2 = rate * m.maximum(v.eps2, m.rms_over(t.param, "tensor"))
     change = rate_2 * direction
     if f.beta1_given:
-        exp_avg = v.beta1 * s.exp_avg + (1.0 - v.beta1) * change
+        exp_avg = v.beta1 * s.exp_avg
+        exp_avg += (1.0 - v.beta1) * change
         change = exp_avg
     update = t.turned(m.product(v.scale * change, basis, t.turned(t.out)))
     results: Results = {

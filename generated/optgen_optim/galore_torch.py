@@ -51,8 +51,10 @@ def matrices(t: View, grad: Any) -> Results:
     if f.every_update_proj_gap_at_1 or not f.update_proj_gap_not_1:
         basis = m.svd_basis(t.turned(grad), t.size_of("rank"))
     projected = t.turned(grad) @ m.transpose(basis)
-    exp_avg = v.beta1 * s.exp_avg + (1.0 - v.beta1) * projected
-    exp_avg_sq = v.beta2 * s.exp_avg_sq + (1.0 - v.beta2) * projected * projected
+    exp_avg = v.beta1 * s.exp_avg
+    exp_avg += (1.0 - v.beta1) * projected
+    exp_avg_sq = v.beta2 * s.exp_avg_sq
+    exp_avg_sq += (1.0 - v.beta2) * projected * projected
     if f.corrected_eps:
         direction = (
             exp_avg
@@ -61,7 +63,8 @@ def matrices(t: View, grad: Any) -> Results:
         )
     else:
         correction = m.divide(m.sqrt(1.0 - m.power(v.beta2, t.step)), 1.0 - m.power(v.beta1, t.step))
-        direction = correction * exp_avg / (m.sqrt(exp_avg_sq) + v.eps)
+        direction = correction * exp_avg
+        direction /= m.sqrt(exp_avg_sq) + v.eps
     update = t.turned(m.product(v.scale * direction, basis, t.turned(t.out)))
     results: Results = {
         "exp_avg": exp_avg,

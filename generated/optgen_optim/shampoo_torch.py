@@ -48,8 +48,10 @@ def matrices(t: View, grad: Any) -> Results:
     """New states of a matrix, and its direction `update`."""
     f, v, s = t.flags, t.settings_now, t.states
     share = m.where(v.beta2 < 1.0, 1.0 - v.beta2, 1.0)
-    row_factor = v.beta2 * s.row_factor + share * (grad @ m.transpose(grad))
-    col_factor = v.beta2 * s.col_factor + share * (m.transpose(grad) @ grad)
+    row_factor = v.beta2 * s.row_factor
+    row_factor += share * (grad @ m.transpose(grad))
+    col_factor = v.beta2 * s.col_factor
+    col_factor += share * (m.transpose(grad) @ grad)
     if f.use_bias_correction:
         of_average = 1.0 - m.power(v.beta1, t.step)
         of_factors = m.where(v.beta2 < 1.0, 1.0 - m.power(v.beta2, t.step), 1.0)
@@ -64,12 +66,14 @@ def matrices(t: View, grad: Any) -> Results:
     else:
         row_root = s.row_root
         col_root = s.col_root
-    exp_avg = v.beta1 * s.exp_avg + (1.0 - v.beta1) * grad
+    exp_avg = v.beta1 * s.exp_avg
+    exp_avg += (1.0 - v.beta1) * grad
     average = exp_avg / of_average
     preconditioned = row_root @ (average @ col_root)
     grafted = average
     if f.grafting_is_adam:
-        exp_avg_sq = v.grafting_beta2 * s.exp_avg_sq + (1.0 - v.grafting_beta2) * grad * grad
+        exp_avg_sq = v.grafting_beta2 * s.exp_avg_sq
+        exp_avg_sq += (1.0 - v.grafting_beta2) * grad * grad
         grafted = average / (m.sqrt(exp_avg_sq / of_squares) + v.grafting_eps)
     if not f.grafting_is_none:
         preconditioned = preconditioned * (

@@ -50,15 +50,19 @@ def matrices(t: View, grad: Any) -> Results:
     f, v, s = t.flags, t.settings_now, t.states
     rotated = m.transpose(s.row_basis) @ (grad @ s.col_basis)
     decay = v.shampoo_beta if f.shampoo_beta_given else v.beta2
-    row_factor = decay * s.row_factor + (1.0 - decay) * (grad @ m.transpose(grad))
-    col_factor = decay * s.col_factor + (1.0 - decay) * (m.transpose(grad) @ grad)
+    row_factor = decay * s.row_factor
+    row_factor += (1.0 - decay) * (grad @ m.transpose(grad))
+    col_factor = decay * s.col_factor
+    col_factor += (1.0 - decay) * (m.transpose(grad) @ grad)
     if f.first_step:
         row_basis = m.eigenvectors(row_factor)
         col_basis = m.eigenvectors(col_factor)
         update = 0.0 * grad
     else:
-        exp_avg = v.beta1 * s.exp_avg + (1.0 - v.beta1) * grad
-        exp_avg_sq = v.beta2 * s.exp_avg_sq + (1.0 - v.beta2) * rotated * rotated
+        exp_avg = v.beta1 * s.exp_avg
+        exp_avg += (1.0 - v.beta1) * grad
+        exp_avg_sq = v.beta2 * s.exp_avg_sq
+        exp_avg_sq += (1.0 - v.beta2) * rotated * rotated
         average = m.transpose(s.row_basis) @ (exp_avg @ s.col_basis)
         direction = s.row_basis @ (average / (m.sqrt(exp_avg_sq) + v.eps) @ m.transpose(s.col_basis))
         if f.normalize_grads:

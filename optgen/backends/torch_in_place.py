@@ -6,6 +6,7 @@ Large matrices that come and go take longer than what is computed: the system gi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from optgen.backends.assignments import Assignments
 from optgen.backends.code import Code, Labelled, call
@@ -13,11 +14,12 @@ from optgen.backends.layout import python_code
 from optgen.backends.py_printer import PyPrinter
 from optgen.backends.statements import Assign, walk_statements
 from optgen.ir.matrix_stage import UPDATE
-from optgen.ir.nodes import Call, Expr, Program, Ref, Select, refs
+from optgen.ir.nodes import Call, Expr, Program, Ref, Select, refs, walk
 from optgen.ir.shapes import OWN, Shape, shape_of
 
 CHANGES = frozenset("+-*/")
 COMMUTE = frozenset("+*")
+PLAIN = CHANGES | {"matmul", "tall", "transpose", "from_tall"}
 MAKE = CHANGES | {"matmul", "svd_basis", "qr", "eigenvectors", "inverse_root", "sorted_rows", "normal_matrix"}
 """Operations whose results are surely no memory that their operands have."""
 
@@ -26,11 +28,14 @@ class InPlace:
     """Statements of a function that can be done in place.
 
     Attributes:
+        shapes: Those of variables and of what the function reads.
         owned: Variables whose memory no other one and no input has, and that are matrices of one shape throughout.
         last: The last statement, if it makes the direction of what is not the gradient, which is not read after it.
     """
 
-    def __init__(self, program: Program, shapes: Mapping[str, Shape], code: Assignments) -> None:
+    def __init__(
+        self, program: Program, shapes: Mapping[str, Shape], texts: Mapping[str, str], code: Assignments
+    ) -> None:
         own = [name for name, item in program.inputs.items() if item.role in ("grad", "param")]
         known = {**shapes, **dict.fromkeys(own, OWN)}
         found: dict[str, set[Shape | None]] = {}
@@ -44,6 +49,8 @@ class InPlace:
         shared |= {each.variable for each in assigned if not _is_made(each.value)}
         self.owned = {name for name, seen in found.items() if len(seen) == 1 and None not in seen} - shared
         self.last = _direction(code, assigned)
+        self.shapes = {texts[name]: known[name] for name in texts if name in known}
+        self.shapes |= {name: shape for name, (shape, *others) in found.items() if shape is not None and not others}
 
     def printer(self, statement: Assign, printer: PyPrinter) -> PyPrinter:
         """A printer of a statement, given that of all others."""
@@ -51,7 +58,7 @@ class InPlace:
             return _LeavesDirection(printer.kinds, printer.flags, printer.names)
         if statement.variable in self.owned and _change(statement) is not None:
             return _Changes(printer.kinds, printer.flags, printer.names)
-        return printer
+        return _InSteps(printer.kinds, printer.flags, printer.names, shapes=self.shapes)
 
 
 class _LeavesDirection(PyPrinter):
@@ -70,6 +77,35 @@ class _LeavesDirection(PyPrinter):
             case Call(op="*", args=(a, b)):
                 return call("m.times", part(a), self.code(b), "t.out")
         return part(expr)
+
+
+@dataclass(frozen=True)
+class _InSteps(PyPrinter):
+    """Prints a new matrix as its first operand, which the others then change.
+
+    Attributes:
+        shapes: Those of what the statement reads and of its variable.
+    """
+
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+
+    def lines(self, expr: Expr, prefix: str = "", indent: int = 0) -> list[str]:
+        """Statements as lines that fit when they are indented by `indent`."""
+        variable, changes = prefix.removesuffix(" = "), list[list[str]]()
+        while isinstance(expr, Call) and expr.op in CHANGES and len(expr.args) == 2:
+            first, other = expr.args
+            if not self._is_new(first, variable) or variable in refs(other):
+                break
+            changes.insert(0, python_code(Labelled(f"{variable} {expr.op}= ", self.code(other)), indent))
+            expr = first
+        return [*super().lines(expr, prefix, indent), *(line for lines in changes for line in lines)]
+
+    def _is_new(self, expr: Expr, variable: str) -> bool:
+        """Check whether a part of a matrix's value is a new matrix of its shape."""
+        called = {node.op for node in walk(expr) if isinstance(node, Call)}
+        if not _is_made(expr) or not called <= PLAIN or variable not in self.shapes:
+            return False
+        return shape_of(expr, self.shapes) == self.shapes[variable]
 
 
 class _Changes(PyPrinter):

@@ -54,7 +54,7 @@ def matrix_function(stage: MatrixStage, guards: GuardTable) -> FunctionText:
     texts = {text: text for text in own.values()}
     kinds |= {text: inputs[name].kind for name, text in own.items()}
     printer = PyPrinter(kinds, names=texts)
-    in_place = InPlace(program, stage.shapes, code)
+    in_place = InPlace(program, stage.shapes, own, code)
     statements = PyStatements(lambda statement: in_place.printer(statement, printer), code.loose)
     lines = statements.lines(code.body, 4)
     always: list[str] = []

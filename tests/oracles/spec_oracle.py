@@ -358,6 +358,8 @@ class SpecOracle:
         """One step with these gradients; None leaves a parameter out."""
         with np.errstate(all="ignore"):
             given = {i: Number(Ball(array(grad)), Kind.ELEMENT) for i, grad in enumerate(grads) if grad is not None}
+            if self.rule.ndim == 2 and self.settings["nonfinite"] == "skip":  # a matrix is left out whole
+                given = {i: grad for i, grad in given.items() if np.isfinite(grad.ball.mid).all()}
             if not given:
                 return
             for i, grad in given.items():

@@ -81,3 +81,20 @@ def step(t: View) -> Results:
     if f.percentile_clipping_below_100:
         results["gnorm_vec"] = gnorm_vec
     return results
+
+
+def accumulate(t: View) -> Results:
+    """Run `accumulate` for a parameter; or return the sums that a pass takes."""
+    f, v, s = t.flags, t.values, t.states
+    if (left := grad_stage(t)) is None:
+        return t.taken
+    grad, active, _ = left
+    if f.momentum_form_is_average:
+        buffer = s.momentum_buffer + v.one_minus_momentum_over_momentum * grad
+    else:
+        buffer = s.momentum_buffer + grad * v.inverse_momentum
+    if t.wanted:
+        return t.taken
+    return {
+        "momentum_buffer": m.where(active, buffer, s.momentum_buffer),
+    }

@@ -20,7 +20,7 @@
 //
 // def with_momentum(grad, buffer):
 //     if momentum != 0:
-//         buffer = where(step > 1, momentum * buffer + (1 - dampening) * grad, grad)
+//         buffer = momentum * buffer + where(step > 1, 1 - dampening, 1) * grad
 //         if nesterov:
 //             update = grad + momentum * buffer
 //         else:
@@ -115,9 +115,7 @@ OPTGEN_INLINE void update_stage(float& update, float grad, const UpdateScalars& 
 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, momentum, weight_decay, grad_factor;
-  Condition step_above_1;
-  float one_minus_dampening, new_momentum_buffer_absmax;
+  float lr, momentum, weight_decay, grad_factor, momentum_buffer_factor, new_momentum_buffer_absmax;
 };
 
 struct Element { float param, grad, momentum_buffer; };
@@ -144,10 +142,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
     const double rate = values.trust_coefficient * param_norm / (grad_norm + values.weight_decay * param_norm);
     s.grad_factor = float(param_norm > 0.0 && grad_norm > 0.0 ? rate : 1.0);
   }
-  if constexpr (momentum_not_0) {
-    s.step_above_1 = step > 1.0;
-    s.one_minus_dampening = float(1.0 - values.dampening);
-  }
+  if constexpr (momentum_not_0) s.momentum_buffer_factor = float(step > 1.0 ? 1.0 - values.dampening : 1.0);
   s.new_momentum_buffer_absmax = float(optgen::scale_of(sums.momentum_buffer_largest));
   grad_scalars(s, values, sums, step, gnorm_vec);
   update_scalars(s, values, sums, numel);
@@ -170,7 +165,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   }
   float update = grad;
   if constexpr (momentum_not_0) {
-    momentum_buffer = optgen::where(s.step_above_1, s.momentum * momentum_buffer + s.one_minus_dampening * grad, grad);
+    momentum_buffer = s.momentum * momentum_buffer + s.momentum_buffer_factor * grad;
     update = momentum_buffer;
     if constexpr (nesterov) update = grad + s.momentum * momentum_buffer;
   }

@@ -80,7 +80,7 @@ _step_block = Block(
         Partial("update_squares", lambda f: f.max_unorm_above_0 and not f.trust_ratio_is_lars),
         Partial("momentum_buffer_largest", lambda f: f.momentum_buffer_tensorwise and f.momentum_not_0, op="max"),
     ),
-    scalars=12,
+    scalars=11,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     grads=True,

@@ -56,7 +56,7 @@ def step(t: View) -> Results:
         grad = grad + v.weight_decay * t.param
     update = grad
     if f.momentum_not_0:
-        momentum_buffer = m.where(t.step > 1.0, v.momentum * s.momentum_buffer + v.one_minus_dampening * grad, grad)
+        momentum_buffer = v.momentum * s.momentum_buffer + m.where(t.step > 1.0, v.one_minus_dampening, 1.0) * grad
         update = momentum_buffer
         if f.nesterov:
             update = grad + v.momentum * momentum_buffer

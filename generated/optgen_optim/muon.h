@@ -19,6 +19,9 @@
 //     param = param * (1 - lr * weight_decay)
 //     param = param - lr * update
 //
+// accumulate:
+//     momentum_buffer = with_part(grad, momentum_buffer)
+//
 // def muon_direction(grad, buffer):
 //     if momentum_form == "average":
 //         buffer = momentum * buffer + (1 - momentum) * grad
@@ -39,6 +42,12 @@
 //     else:
 //         orthogonal = polar_express(direction, ns_steps, eps)
 //     return orthogonal
+// def with_part(grad, buffer):
+//     if momentum_form == "average":
+//         buffer = buffer + (1 - momentum) / momentum * grad
+//     else:
+//         buffer = buffer + grad / momentum
+//     return buffer
 #pragma once
 
 #include <optgen/target.h>
@@ -226,5 +235,76 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
 }
 
 }  // namespace step
+
+namespace accumulate {
+
+// The passes: each but the last ends where a sum over elements is needed.
+constexpr int APPLY = 3;
+constexpr int momentum_buffer_largest_pass = momentum_buffer_tensorwise ? before(APPLY) : NEVER;
+constexpr int gnorm_squares_pass = percentile_clipping_below_100 ? before(APPLY, momentum_buffer_largest_pass) : NEVER;
+constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
+template <int pass> constexpr bool reads_grad =
+    is_one_of(pass, APPLY, grad_squares_pass, gnorm_squares_pass, momentum_buffer_largest_pass);
+template <int pass> constexpr bool reads_momentum_buffer = is_one_of(pass, APPLY, momentum_buffer_largest_pass);
+
+struct Values { double momentum, max_grad_norm, percentile_clipping, grad_scale, grad_squares_all; };
+
+struct Sums { double grad_squares, gnorm_squares, momentum_buffer_largest; };
+
+// Values that all elements of a tensor share.
+struct Scalars : GradScalars { float one_minus_momentum_over_momentum, inverse_momentum, new_momentum_buffer_absmax; };
+
+struct Element { float grad, momentum_buffer; };
+
+// Terms of an element in the sums; a sum of squares squares its term itself.
+struct Terms { float grad_squares, gnorm_squares, momentum_buffer_largest; };
+
+template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
+  const double step = steps_of(t);
+  const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
+  Scalars s{};
+  if constexpr (momentum_form_is_average) {
+    s.one_minus_momentum_over_momentum = float((1.0 - values.momentum) / values.momentum);
+  } else {
+    s.inverse_momentum = float(1.0 / values.momentum);
+  }
+  s.new_momentum_buffer_absmax = float(optgen::scale_of(sums.momentum_buffer_largest));
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  return s;
+}
+
+// One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
+  Terms terms{};
+  float grad = x.grad, momentum_buffer = x.momentum_buffer;
+  bool active;
+  grad_stage(grad, active, s, terms);
+  float buffer;
+  if constexpr (momentum_form_is_average) {
+    buffer = momentum_buffer + s.one_minus_momentum_over_momentum * grad;
+  } else {
+    buffer = momentum_buffer + grad * s.inverse_momentum;
+  }
+  x.momentum_buffer = active ? buffer : momentum_buffer;
+  terms.momentum_buffer_largest = optgen::isfinite(x.momentum_buffer) ? optgen::abs(x.momentum_buffer) : 0.0f;
+  return terms;
+}
+
+template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
+  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == gnorm_squares_pass>(call, t, &Sums::gnorm_squares);
+  finish_max<pass == momentum_buffer_largest_pass>(call, t, &Sums::momentum_buffer_largest);
+  if constexpr (pass == APPLY) {
+    const Sums& sums = sums_of<Sums>(call, t);
+    wait_for_all();  // what is written now has been read
+    if constexpr (momentum_buffer_tensorwise)
+      put(*t.pointer<float>(Column::momentum_buffer_absmax), optgen::scale_of(sums.momentum_buffer_largest));
+  }
+}
+
+}  // namespace accumulate
 
 }  // namespace

@@ -90,6 +90,57 @@ template <int pass> void run(const Call& call) {
 
 }  // namespace step
 
+namespace accumulate {
+
+template <int pass>
+void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars& scalars) {
+  const Scalars s = scalars;  // a copy, which no store can change
+  Tile<GradCodec> grad_tile;
+  Tile<MomentumBufferCodec> momentum_buffer_tile;
+  double grad_squares = 0.0, gnorm_squares = 0.0;
+  uint32_t momentum_buffer_largest = 0;
+  for (int64_t at = c.begin; at < c.end; at += TILE) {
+    const int n = int(c.end - at < TILE ? c.end - at : TILE);
+    auto* const grad_at = reads_grad<pass> ? grad_tile.open(t.grad, nullptr, at, n) : nullptr;
+    auto* const momentum_buffer_at = reads_momentum_buffer<pass>
+        ? momentum_buffer_tile.open(t.pointer(Column::momentum_buffer), t.pointer(Column::momentum_buffer_absmax), at,
+            n) : nullptr;
+    if constexpr (reads_grad<pass> && pass != APPLY && !reads_momentum_buffer<pass>) grad_tile.prefetch(t.grad, at, n);
+    const auto element = [&](int i) OPTGEN_INLINED {
+      Element x{reads_grad<pass> ? load(grad_at[i]) : 0.0f,
+          reads_momentum_buffer<pass> ? load(momentum_buffer_at[i]) : 0.0f};
+      const Terms terms = run_element(x, s);
+      if constexpr (pass == APPLY) {
+        store(momentum_buffer_at[i], x.momentum_buffer);
+      }
+      return terms;
+    };
+#pragma omp simd reduction(+ : grad_squares, gnorm_squares) reduction(max : momentum_buffer_largest)
+    for (int i = 0; i < n; ++i) {
+      [[maybe_unused]] const Terms terms = element(i);
+      if constexpr (pass == grad_squares_pass) grad_squares = plus_square(grad_squares, terms.grad_squares);
+      if constexpr (pass == gnorm_squares_pass) gnorm_squares = plus_square(gnorm_squares, terms.gnorm_squares);
+      if constexpr (pass == momentum_buffer_largest_pass)
+        momentum_buffer_largest = larger(momentum_buffer_largest, terms.momentum_buffer_largest);
+    }
+    if constexpr (pass == APPLY) {
+      momentum_buffer_tile.measure();
+      momentum_buffer_tile.close(s.new_momentum_buffer_absmax);
+    }
+  }
+  Sums& partial = partials_of<Sums>(call, c);
+  if constexpr (pass == grad_squares_pass) partial.grad_squares = grad_squares;
+  if constexpr (pass == gnorm_squares_pass) partial.gnorm_squares = gnorm_squares;
+  if constexpr (pass == momentum_buffer_largest_pass)
+    partial.momentum_buffer_largest = bits_float(momentum_buffer_largest);
+}
+
+template <int pass> void run(const Call& call) {
+  run_pass<Column::END, Scalars>(call, scalars<pass>, run_chunk<pass>, finish<pass>);
+}
+
+}  // namespace accumulate
+
 }  // namespace
 
 OPTGEN_EXPORT void step_reduce_0(const Call* call) { step::run<0>(*call); }
@@ -98,3 +149,8 @@ OPTGEN_EXPORT void step_reduce_2(const Call* call) { step::run<2>(*call); }
 OPTGEN_EXPORT void step_reduce_3(const Call* call) { step::run<3>(*call); }
 OPTGEN_EXPORT void step_reduce_4(const Call* call) { step::run<4>(*call); }
 OPTGEN_EXPORT void step_apply(const Call* call) { step::run<5>(*call); }
+
+OPTGEN_EXPORT void accumulate_reduce_0(const Call* call) { accumulate::run<0>(*call); }
+OPTGEN_EXPORT void accumulate_reduce_1(const Call* call) { accumulate::run<1>(*call); }
+OPTGEN_EXPORT void accumulate_reduce_2(const Call* call) { accumulate::run<2>(*call); }
+OPTGEN_EXPORT void accumulate_apply(const Call* call) { accumulate::run<3>(*call); }

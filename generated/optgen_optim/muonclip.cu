@@ -105,6 +105,69 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
 
 }  // namespace step
 
+namespace accumulate {
+
+using PassShared = Shared<KernelBooks, 3>;
+
+// Adds up what the threads of a block have found.
+template <int pass>
+__device__ __forceinline__ void store_sums(const Call& call, const Chunk& c, PassShared& shared) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    Sums& partial = partials_of<Sums>(call, c);
+    if constexpr (pass == grad_squares_pass) partial.grad_squares = shared.partial.sum(0);
+    if constexpr (pass == gnorm_squares_pass) partial.gnorm_squares = shared.partial.sum(1);
+    if constexpr (pass == momentum_buffer_largest_pass) partial.momentum_buffer_largest = shared.partial.largest(2);
+  }
+  __syncthreads();
+}
+
+template <int pass>
+__device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars& scalars,
+                                          PassShared& shared) {
+  const int64_t first = first_element<RUN>(c);
+  const Scalars s = scalars;
+  Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
+  Tile<MomentumBufferCodec, RUN> momentum_buffer_tile(t.pointer(Column::momentum_buffer),
+      t.pointer(Column::momentum_buffer_absmax), first);
+  const bool aligned = are_aligned(t.grad, t.pointer(Column::momentum_buffer));
+  double grad_squares = 0.0, gnorm_squares = 0.0;
+  uint32_t momentum_buffer_largest = 0;
+  for_each_tile<RUN>(c, aligned, [&](const auto& place) {
+    auto* const grad_at = reads_grad<pass> ? grad_tile.open(place, shared.books) : nullptr;
+    auto* const momentum_buffer_at =
+        reads_momentum_buffer<pass> ? momentum_buffer_tile.open(place, shared.books) : nullptr;
+#pragma unroll
+    for (int i = 0; i < LANE; ++i) {
+      Element x{reads_grad<pass> ? load(grad_at[i]) : 0.0f,
+          reads_momentum_buffer<pass> ? load(momentum_buffer_at[i]) : 0.0f};
+      [[maybe_unused]] const Terms terms = run_element(x, s);
+      if constexpr (pass == APPLY) {
+        store(momentum_buffer_at[i], x.momentum_buffer);
+      } else if (place.inside(i)) {
+        if constexpr (pass == grad_squares_pass) grad_squares = plus_square(grad_squares, terms.grad_squares);
+        if constexpr (pass == gnorm_squares_pass) gnorm_squares = plus_square(gnorm_squares, terms.gnorm_squares);
+        if constexpr (pass == momentum_buffer_largest_pass)
+          momentum_buffer_largest = larger(momentum_buffer_largest, terms.momentum_buffer_largest);
+      }
+    }
+    if constexpr (pass == APPLY) {
+      momentum_buffer_tile.measure(place);
+      momentum_buffer_tile.close(s.new_momentum_buffer_absmax, place, shared.books);
+    }
+    grad_tile.advance(STRIDE);
+    momentum_buffer_tile.advance(STRIDE);
+  });
+  if constexpr (pass != APPLY) {
+    if constexpr (pass == grad_squares_pass) shared.partial.add(0, grad_squares);
+    if constexpr (pass == gnorm_squares_pass) shared.partial.add(1, gnorm_squares);
+    if constexpr (pass == momentum_buffer_largest_pass) shared.partial.add_max(2, momentum_buffer_largest);
+    store_sums<pass>(call, c, shared);
+  }
+}
+
+}  // namespace accumulate
+
 }  // namespace
 
 OPTGEN_KERNELS(step, step_reduce_0, 0)
@@ -113,3 +176,7 @@ OPTGEN_KERNELS(step, step_reduce_2, 2)
 OPTGEN_KERNELS(step, step_reduce_3, 3)
 OPTGEN_KERNELS(step, step_reduce_4, 4)
 OPTGEN_KERNELS(step, step_apply, 5)
+OPTGEN_KERNELS(accumulate, accumulate_reduce_0, 0)
+OPTGEN_KERNELS(accumulate, accumulate_reduce_1, 1)
+OPTGEN_KERNELS(accumulate, accumulate_reduce_2, 2)
+OPTGEN_KERNELS(accumulate, accumulate_apply, 3)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
-from optgen.runtime.block import Array, Block, Partial, Pass, Settings, always
+from optgen.runtime.block import Array, Block, Partial, Pass, Refusal, Settings, always
 from optgen.runtime.optimizer import Optimizer
 from optgen.runtime.rule import Hyperparameter, Option, Rule, State
 from optgen.runtime.settings.validation import settings_in
@@ -53,6 +53,20 @@ def _step_values(
         "one_minus_beta2": 1.0 - beta2,
         "min_one_max_unorm": m.minimum(1.0, max_unorm),
         "one_minus_lr_times_weight_decay": 1.0 - lr * weight_decay,
+    }
+
+
+def _accumulate_values(
+    momentum: float, max_grad_norm: float, grad_scale: float, grad_squares_all: float
+) -> dict[str, float]:
+    """Values that `accumulate` reads and that all parameters of a group share."""
+    # clip_all = min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+    clip_all = m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06))
+    return {
+        "inverse_grad_scale": m.divide(1.0, grad_scale),
+        "clip_all": clip_all,
+        "one_minus_momentum_over_momentum": m.divide(1.0 - momentum, momentum),
+        "inverse_momentum": m.divide(1.0, momentum),
     }
 
 
@@ -213,6 +227,32 @@ _step_block = Block(
     grads=True,
 )
 
+_accumulate_block = Block(
+    reads="momentum max_grad_norm percentile_clipping grad_scale grad_squares_all",
+    passes=(
+        Pass("accumulate_reduce_0", "grad_squares"),
+        Pass("accumulate_reduce_1", "gnorm_squares"),
+        Pass("accumulate_reduce_2", "gnorm_squares momentum_buffer_largest"),
+        Pass("accumulate_apply"),
+    ),
+    partials=(
+        Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
+        Partial("gnorm_squares", lambda f: f.percentile_clipping_below_100, before="momentum_buffer_largest"),
+        Partial("momentum_buffer_largest", lambda f: f.momentum_buffer_tensorwise, op="max"),
+    ),
+    scalars=6,
+    values=_accumulate_values,
+    sums=(("grad_squares_all", "sum", "grad_squares"),),
+    grads=True,
+    refusals=(
+        Refusal(
+            lambda o: o["nesterov"] or o["momentum"] == 0 or o["max_grad_norm"] > 0 or (o["percentile_clipping"] < 100) or o["skip_zeros"] or o["cautious"] or (o["nonfinite"] == "skip"),
+            "{name}: accumulate() needs a momentum without nesterov, and no max_grad_norm, percentile_clipping, "
+            "skip_zeros, cautious and nonfinite='skip', which look at the gradient of the whole batch",
+        ),
+    ),
+)
+
 RULE = Rule(
     "normuon",
     __file__,
@@ -220,7 +260,7 @@ RULE = Rule(
     settings=(
         Hyperparameter("lr", "[0, inf)", label="learning rate"),
         Hyperparameter("weight_decay", "[0, inf)"),
-        Hyperparameter("momentum", "[0, 1)"),
+        Hyperparameter("momentum", "[0, 1)", decides=True),
         Hyperparameter("beta2", "[0, 1)"),
         Hyperparameter("ns_coefficients", "(-inf, inf)", parts=("ns_a", "ns_b", "ns_c")),
         Hyperparameter("eps", "[0, inf)", label="epsilon value"),
@@ -239,7 +279,7 @@ RULE = Rule(
     ndim=2,
     first_step_only=True,
     shared=(shared.EVERY, shared.UPDATE, shared.TRUST_RATIO_LAMB, shared.CODEC, shared.QUANTIZED, shared.MATRIX),
-    blocks={"step": _step_block},
+    blocks={"step": _step_block, "accumulate": _accumulate_block},
 )
 
 
@@ -303,6 +343,10 @@ class NorMuon(Optimizer):
         """
         super().__init__(params, settings_in(locals()))
 
+    def accumulate(self) -> None:
+        """Add the gradients of a part of a batch to the momentum. The step then takes those of the last part."""
+        self._run("accumulate")
+
 
 class _NorMuonBase(Optimizer):
     """Base class of `NorMuon8bit` and `NorMuon4bit`.
@@ -363,6 +407,10 @@ class _NorMuonBase(Optimizer):
                 are the same, but for eps. Default: "average".
         """
         super().__init__(params, settings_in(locals()))
+
+    def accumulate(self) -> None:
+        """Add the gradients of a part of a batch to the momentum. The step then takes those of the last part."""
+        self._run("accumulate")
 
 
 class NorMuon8bit(_NorMuonBase):

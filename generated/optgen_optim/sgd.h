@@ -12,13 +12,17 @@
 //     param = decoupled_decay(param)
 //     param = param - lr * update
 //
+// accumulate:
+//     if momentum != 0:
+//         momentum_buffer = momentum_buffer + grad / momentum
+//
 // def coupled_decay(grad):
 //     if not decoupled_weight_decay:
 //         grad = grad + weight_decay * param
 //     return grad
 // def with_momentum(grad, buffer):
 //     if momentum != 0:
-//         buffer = where(step > 1, momentum * buffer + (1 - dampening) * grad, grad)
+//         buffer = momentum * buffer + where(step > 1, 1 - dampening, 1) * grad
 //         if nesterov:
 //             update = grad + momentum * buffer
 //         else:
@@ -81,9 +85,7 @@ struct Sums { double grad_squares, gnorm_squares, share_sum, param_squares, upda
 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, momentum, weight_decay;
-  Condition step_above_1;
-  float one_minus_dampening, one_minus_lr_times_weight_decay, new_momentum_buffer_absmax;
+  float lr, momentum, weight_decay, momentum_buffer_factor, one_minus_lr_times_weight_decay, new_momentum_buffer_absmax;
 };
 
 struct Element { float param, grad, momentum_buffer; };
@@ -101,10 +103,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.lr = float(values.lr);
   s.momentum = float(values.momentum);
   s.weight_decay = float(values.weight_decay);
-  if constexpr (momentum_not_0) {
-    s.step_above_1 = step > 1.0;
-    s.one_minus_dampening = float(1.0 - values.dampening);
-  }
+  if constexpr (momentum_not_0) s.momentum_buffer_factor = float(step > 1.0 ? 1.0 - values.dampening : 1.0);
   if constexpr (decoupled_weight_decay)
     s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
   s.new_momentum_buffer_absmax = float(optgen::scale_of(sums.momentum_buffer_largest));
@@ -124,7 +123,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   if constexpr (!decoupled_weight_decay) grad = grad + s.weight_decay * param;
   float update = grad;
   if constexpr (momentum_not_0) {
-    momentum_buffer = optgen::where(s.step_above_1, s.momentum * momentum_buffer + s.one_minus_dampening * grad, grad);
+    momentum_buffer = s.momentum * momentum_buffer + s.momentum_buffer_factor * grad;
     update = momentum_buffer;
     if constexpr (nesterov) update = grad + s.momentum * momentum_buffer;
   }
@@ -159,5 +158,69 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
 }
 
 }  // namespace step
+
+namespace accumulate {
+
+// The passes: each but the last ends where a sum over elements is needed.
+constexpr int APPLY = 3;
+constexpr int momentum_buffer_largest_pass = momentum_buffer_tensorwise && momentum_not_0 ? before(APPLY) : NEVER;
+constexpr int gnorm_squares_pass =
+    momentum_not_0 && percentile_clipping_below_100 ? before(APPLY, momentum_buffer_largest_pass) : NEVER;
+constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
+template <int pass> constexpr bool reads_grad = (momentum_not_0 && pass == APPLY)
+    || is_one_of(pass, grad_squares_pass, gnorm_squares_pass, momentum_buffer_largest_pass);
+template <int pass> constexpr bool reads_momentum_buffer =
+    (momentum_not_0 && pass == APPLY) || pass == momentum_buffer_largest_pass;
+
+struct Values { double momentum, max_grad_norm, percentile_clipping, grad_scale, grad_squares_all; };
+
+struct Sums { double grad_squares, gnorm_squares, momentum_buffer_largest; };
+
+// Values that all elements of a tensor share.
+struct Scalars : GradScalars { float inverse_momentum, new_momentum_buffer_absmax; };
+
+struct Element { float grad, momentum_buffer; };
+
+// Terms of an element in the sums; a sum of squares squares its term itself.
+struct Terms { float grad_squares, gnorm_squares, momentum_buffer_largest; };
+
+template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
+  const double step = steps_of(t);
+  const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
+  Scalars s{};
+  if constexpr (momentum_not_0) s.inverse_momentum = float(1.0 / values.momentum);
+  s.new_momentum_buffer_absmax = float(optgen::scale_of(sums.momentum_buffer_largest));
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  return s;
+}
+
+// One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
+  Terms terms{};
+  float grad = x.grad, momentum_buffer = x.momentum_buffer;
+  bool active;
+  grad_stage(grad, active, s, terms);
+  if constexpr (momentum_not_0) momentum_buffer = momentum_buffer + grad * s.inverse_momentum;
+  x.momentum_buffer = active ? momentum_buffer : x.momentum_buffer;
+  terms.momentum_buffer_largest = optgen::isfinite(x.momentum_buffer) ? optgen::abs(x.momentum_buffer) : 0.0f;
+  return terms;
+}
+
+template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
+  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == gnorm_squares_pass>(call, t, &Sums::gnorm_squares);
+  finish_max<pass == momentum_buffer_largest_pass>(call, t, &Sums::momentum_buffer_largest);
+  if constexpr (pass == APPLY) {
+    const Sums& sums = sums_of<Sums>(call, t);
+    wait_for_all();  // what is written now has been read
+    if constexpr (momentum_buffer_tensorwise && momentum_not_0)
+      put(*t.pointer<float>(Column::momentum_buffer_absmax), optgen::scale_of(sums.momentum_buffer_largest));
+  }
+}
+
+}  // namespace accumulate
 
 }  // namespace

@@ -53,6 +53,19 @@ def _step_values(
     }
 
 
+def _accumulate_values(
+    momentum: float, max_grad_norm: float, grad_scale: float, grad_squares_all: float
+) -> dict[str, float]:
+    """Values that `accumulate` reads and that all parameters of a group share."""
+    # clip_all = min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+    clip_all = m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06))
+    return {
+        "inverse_grad_scale": m.divide(1.0, grad_scale),
+        "clip_all": clip_all,
+        "inverse_momentum": m.divide(1.0, momentum),
+    }
+
+
 _step_block = Block(
     reads=(
         "lr momentum dampening weight_decay max_grad_norm percentile_clipping max_unorm min_trust_ratio "
@@ -77,10 +90,41 @@ _step_block = Block(
         Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
         Partial("momentum_buffer_largest", lambda f: f.momentum_buffer_tensorwise and f.momentum_not_0, op="max"),
     ),
-    scalars=13,
+    scalars=12,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     grads=True,
+)
+
+_accumulate_block = Block(
+    reads="momentum max_grad_norm percentile_clipping grad_scale grad_squares_all",
+    passes=(
+        Pass("accumulate_reduce_0", "grad_squares"),
+        Pass("accumulate_reduce_1", "gnorm_squares"),
+        Pass("accumulate_reduce_2", "gnorm_squares momentum_buffer_largest"),
+        Pass("accumulate_apply"),
+    ),
+    partials=(
+        Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
+        Partial(
+            "gnorm_squares",
+            lambda f: f.momentum_not_0 and f.percentile_clipping_below_100,
+            before="momentum_buffer_largest",
+        ),
+        Partial("momentum_buffer_largest", lambda f: f.momentum_buffer_tensorwise and f.momentum_not_0, op="max"),
+    ),
+    scalars=5,
+    values=_accumulate_values,
+    sums=(("grad_squares_all", "sum", "grad_squares"),),
+    grads=True,
+    refusals=(
+        Refusal(
+            lambda o: o["nesterov"] or o["momentum"] == 0 or o["dampening"] != 0 or (o["max_grad_norm"] > 0) or (o["percentile_clipping"] < 100) or o["skip_zeros"] or o["cautious"] or (o["nonfinite"] == "skip"),
+            "{name}: accumulate() needs a momentum without nesterov and dampening, and no max_grad_norm, "
+            "percentile_clipping, skip_zeros, cautious and nonfinite='skip', which look at the gradient of the "
+            "whole batch",
+        ),
+    ),
 )
 
 RULE = Rule(
@@ -116,7 +160,7 @@ RULE = Rule(
     constants=("momentum_buffer_tensorwise",),
     first_step_only=True,
     shared=(shared.EVERY, shared.UPDATE, shared.TRUST_RATIO_LAMB, shared.CODEC, shared.QUANTIZED),
-    blocks={"step": _step_block},
+    blocks={"step": _step_block, "accumulate": _accumulate_block},
 )
 
 
@@ -165,6 +209,10 @@ class SGD(Optimizer):
         """
         super().__init__(params, settings_in(locals()), args)
 
+    def accumulate(self) -> None:
+        """Add the gradients of a part of a batch to the momentum. The step then takes those of the last part."""
+        self._run("accumulate")
+
 
 class _SGDBase(Optimizer):
     """Base class of `SGD8bit` and `SGD32bit`.
@@ -209,6 +257,10 @@ class _SGDBase(Optimizer):
                 False.
         """
         super().__init__(params, settings_in(locals()), args)
+
+    def accumulate(self) -> None:
+        """Add the gradients of a part of a batch to the momentum. The step then takes those of the last part."""
+        self._run("accumulate")
 
 
 class SGD8bit(_SGDBase):
@@ -269,3 +321,7 @@ class LOMO(Optimizer):
             nesterov: Nesterov momentum. Default: False.
         """
         super().__init__(params, settings_in(locals()))
+
+    def accumulate(self) -> None:
+        """Add the gradients of a part of a batch to the momentum. The step then takes those of the last part."""
+        self._run("accumulate")

@@ -26,7 +26,7 @@ def step(t: View) -> Results:
         grad = grad + v.weight_decay * t.param
     update = grad
     if f.momentum_not_0:
-        momentum_buffer = m.where(t.step > 1.0, v.momentum * s.momentum_buffer + v.one_minus_dampening * grad, grad)
+        momentum_buffer = v.momentum * s.momentum_buffer + m.where(t.step > 1.0, v.one_minus_dampening, 1.0) * grad
         update = momentum_buffer
         if f.nesterov:
             update = grad + v.momentum * momentum_buffer
@@ -46,4 +46,20 @@ def step(t: View) -> Results:
         results["momentum_buffer"] = m.where(active, momentum_buffer, s.momentum_buffer)
     if f.percentile_clipping_below_100:
         results["gnorm_vec"] = gnorm_vec
+    return results
+
+
+def accumulate(t: View) -> Results:
+    """Run `accumulate` for a parameter; or return the sums that a pass takes."""
+    f, v, s = t.flags, t.values, t.states
+    if (left := grad_stage(t)) is None:
+        return t.taken
+    grad, active, _ = left
+    if f.momentum_not_0:
+        momentum_buffer = s.momentum_buffer + grad * v.inverse_momentum
+    if t.wanted:
+        return t.taken
+    results: Results = {}
+    if f.momentum_not_0:
+        results["momentum_buffer"] = m.where(active, momentum_buffer, s.momentum_buffer)
     return results

@@ -112,7 +112,7 @@ EVERY = Shared(
             doc=(
                 "Update a parameter within backward, as soon as its gradient is there, and free the gradient. "
                 "`step()` is still called after every backward pass. What takes all gradients together is refused, "
-                "and so are several backward passes to a step and gradient scalers."
+                "and so are gradient scalers, and several backward passes to a step but within `accumulating()`."
             ),
         ),
         Option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -195,6 +196,18 @@ class Optimizer(torch.optim.Optimizer):
             acts.run((self,), "step")
         self._kept.last_norm.end_step(self.param_groups)
         return loss
+
+    def accumulating(self) -> AbstractContextManager[None]:
+        """Context of the backward passes of a batch that comes in parts, all but the last.
+
+        Gradients of parameters without fused_backward add up as usual. Those with it have none: their gradients go to
+        the momentum, of rules that have the method `accumulate`.
+
+        Raises:
+            ValueError: as the context begins, for a rule or settings of which the step needs the gradient of the whole
+                batch.
+        """
+        return fused_backward.accumulating((self,))
 
     def _run(self, block: str) -> None:
         """Run a block that is a method; outside of the graph, in a function that torch.compile compiles."""

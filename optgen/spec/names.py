@@ -37,12 +37,12 @@ OF_STATES = RESERVED - {*CALLED, "super"}
 
 ATTRIBUTES = frozenset(
     (
-        "OptimizerPostHook", "OptimizerPreHook", "add_param_group", "bits", "bitsandbytes_state_dict", "check_override",
-        "defaults", "engines", "fixed", "found_inf", "give", "given_bits", "load_state_dict",
-        "override", "paged_bytes", "param_groups", "profile_hook_step", "refusals",
-        "register_load_state_dict_post_hook", "register_load_state_dict_pre_hook", "register_state_dict_post_hook",
-        "register_state_dict_pre_hook", "register_step_post_hook", "register_step_pre_hook", "rule", "state",
-        "state_bytes", "state_dict", "step", "zero_grad",
+        "OptimizerPostHook", "OptimizerPreHook", "accumulating", "add_param_group", "bits",
+        "bitsandbytes_state_dict", "check_override", "defaults", "engines", "fixed", "found_inf", "give",
+        "given_bits", "load_state_dict", "override", "paged_bytes", "param_groups", "profile_hook_step",
+        "refusals", "register_load_state_dict_post_hook", "register_load_state_dict_pre_hook",
+        "register_state_dict_post_hook", "register_state_dict_pre_hook", "register_step_post_hook",
+        "register_step_pre_hook", "rule", "state", "state_bytes", "state_dict", "step", "zero_grad",
     )
 )  # fmt: skip
 """Attributes of all optimizers; no input or method of a rule can have their names."""

@@ -2,14 +2,16 @@
 
 A hook of autograd steps one parameter at a time, with engines of its own. `step()` then ends the round: it updates what
 still has a gradient (parameters without fused_backward, and those whose hook is not there yet), and lets the next
-backward pass begin.
+backward pass begin. A batch may come in parts where a rule can add the gradients of all but the last to its momentum:
+its method `accumulate`.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +29,8 @@ from optgen.runtime.step.last_norm import clips_alone
 from optgen.runtime.step.optimizer_like import OptimizerLike
 
 VECTOR = (1, *LARGE[1:])
+ACCUMULATE = "accumulate"
+"""The method of a rule that takes the gradients of a part of a batch."""
 
 
 class Fusing(OptimizerLike, Protocol):
@@ -85,7 +89,7 @@ def check_settings(name: str, rule: Rule, settings: Settings) -> None:
             f"{name} cannot have fused_backward=True: it keeps states of the whole {owner} ({states}), which change "
             "once a step, and each parameter is updated before the next one has its gradient"
         )
-    others = [block for block, declared in rule.blocks.items() if declared.grads and block != "step"]
+    others = [block for block, declared in rule.blocks.items() if declared.grads and block not in ("step", ACCUMULATE)]
     if others:
         raise ValueError(
             f"{name} cannot have fused_backward=True: {others[0]}() reads the gradients of a backward pass of its own, "
@@ -135,13 +139,20 @@ class Hook:
 
 
 class InBackward:
-    """The hooks of an optimizer, and what they have done since its last `step()`."""
+    """The hooks of an optimizer, and what they have done since its last `step()`.
+
+    Attributes:
+        block: What they run: a step, or the method that takes the gradients of a part of a batch.
+    """
+
+    block = "step"
 
     def __init__(self, optimizer: Fusing) -> None:
         self._hook = Hook(optimizer)
         self._handles: list[Any] = []
         self._places: dict[int, tuple[int, int]] = {}
         self._updated: set[int] = set()
+        self._has_begun = False
         self._checked: list[Seen] = []
         self._lock = threading.Lock()  # backward has a thread for every device
         weakref.finalize(optimizer, _remove, self._handles).atexit = False
@@ -164,7 +175,7 @@ class InBackward:
             self._handles.append(handle)
 
     def update(self, optimizer: Fusing, param: Tensor) -> None:
-        """Step one parameter with its gradient, and free it.
+        """Step one parameter with its gradient, or add this to its momentum, and free it.
 
         Raises:
             RuntimeError: for a second gradient since the last `step()`, and with several processes.
@@ -176,14 +187,16 @@ class InBackward:
                 return  # it was taken out of the optimizer, or has been made an ordinary parameter: step() will see it
             try:
                 self._check(optimizer, param)
-                acts.run((optimizer,), "step", param)
-                self._updated.add(id(param))
+                acts.run((optimizer,), self.block, param)
+                if self.block == "step":
+                    self._updated.add(id(param))
             finally:
                 param.grad = None
 
     def end_round(self, optimizer: Fusing) -> None:
         """End a round: the next gradients are those of another step."""
         self._updated.clear()
+        self._has_begun = False
         self.attach(optimizer)
 
     def check_scaler(self, optimizer: Fusing) -> None:
@@ -234,7 +247,7 @@ class InBackward:
             raise RuntimeError(
                 f"{name}: a parameter of shape {tuple(param.shape)} has a second gradient since the last step(), and "
                 "fused_backward=True has applied and freed the first: gradients cannot be accumulated over backward "
-                "passes. Call step() after every one of them, or leave fused_backward out"
+                f"passes. Call step() after every one of them, {_way_out(optimizer)}"
             )
         if is_dtensor(param):
             raise RuntimeError(
@@ -246,7 +259,7 @@ class InBackward:
                 f"{name}: fused_backward=True applies a gradient before other processes' are added to it, so that each "
                 "would train a model of its own; leave fused_backward out"
             )
-        if not self._updated:  # the first of a round: what is wrong with others is said before anything is changed
+        if not self._has_begun:  # the first of a round: what is wrong with others is said before anything is changed
             check_capture(name, optimizer.param_groups)
             rows = [{**group, **part} for group in optimizer.param_groups for part in _parts(group)]
             seen = [seen_settings(optimizer._policy.rule, optimizer.defaults, row) for row in rows]
@@ -254,6 +267,43 @@ class InBackward:
                 for row in rows:
                     optimizer._policy.check_row(row, optimizer.defaults)
                 self._checked = seen
+            self._has_begun = True
+
+
+@contextmanager
+def accumulating(optimizers: Sequence[Fusing]) -> Iterator[None]:
+    """Let backward passes add to momenta instead of stepping, of parameters with fused_backward.
+
+    Raises:
+        ValueError: for a rule that cannot, and settings with which it cannot. Nothing is changed then.
+    """
+    hooks = []
+    for optimizer in optimizers:
+        name, rule, hook = optimizer._policy.name, optimizer._policy.rule, optimizer._in_backward
+        groups = [group for group in optimizer.param_groups if _is_asked((group,))]
+        if hook is None or not groups:
+            continue
+        if ACCUMULATE not in rule.blocks:
+            raise ValueError(
+                f"{name} cannot take a batch in parts with fused_backward=True: its step needs the gradient of the "
+                "whole batch. Leave fused_backward out for its parameters, whose gradients then add up"
+            )
+        for group in groups:
+            rule.refuse(name, group, rule.blocks[ACCUMULATE].refusals)
+        hooks.append(hook)
+    for hook in hooks:
+        hook.block = ACCUMULATE
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.block = "step"
+
+
+def _way_out(optimizer: Fusing) -> str:
+    if ACCUMULATE in optimizer._policy.rule.blocks:
+        return "have all but the last of them within `with optimizer.accumulating():`, or leave fused_backward out"
+    return "or leave fused_backward out"
 
 
 def check_free(optimizer: Fusing, param: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -77,6 +77,21 @@ def read_group(find: Find, group: Any, common: Mapping[str, Any]) -> Entry:
     own = {key: value for key, value in group.items() if key in known}
     others = {key: value for key, value in group.items() if key not in (*known, "params")}
     return replace(read_entry(find, own, group["params"], common), others=others)
+
+
+def check_names(name: str, classes: Iterable[type[Optimizer]]) -> None:
+    """Raise for two classes of one name, since groups and checkpoints tell rules apart by it.
+
+    Raises:
+        ValueError: saying where they are.
+    """
+    known: dict[str, type[Optimizer]] = {}
+    for cls in classes:
+        other = known.setdefault(cls.__name__, cls)
+        if other is not cls:
+            raise ValueError(
+                f"{name}: two classes have the name {cls.__name__}, of {other.__module__} and of {cls.__module__}"
+            )
 
 
 def settings_of(cls: type[Optimizer]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -20,10 +20,11 @@ from optgen.runtime.checkpoints.load import Loading
 from optgen.runtime.checkpoints.misfits import MARK, VERSION, form_errors, structure_errors
 from optgen.runtime.checkpoints.save import as_checkpoint
 from optgen.runtime.core.step_inputs import closure_loss
+from optgen.runtime.hooks import fused_backward
 from optgen.runtime.optimizer import Optimizer
 from optgen.runtime.settings.param_groups import unnamed
 from optgen.runtime.settings.validation import check_alike
-from optgen.runtime.several.entries import KEY, Entry, Find, grouped, read_group
+from optgen.runtime.several.entries import KEY, Entry, Find, check_names, grouped, read_group
 from optgen.runtime.several.states import States
 from optgen.runtime.step import given as given_numbers
 from optgen.runtime.step import run as acts
@@ -55,9 +56,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
             TypeError, ValueError: as the classes do, and for a parameter that stands in two places.
         """
         self._find = find
-        self.parts = {}
-        for entry in entries:
-            self._check_name(entry.cls, {other.cls.__name__: other.cls for other in entries})
+        check_names(self._name, (entry.cls for entry in entries))
         groups, settings = grouped(entries)
         self._check_apart(groups, ())
         self.parts = {
@@ -89,7 +88,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
             self.param_groups.append(param_group)  # the constructor's, which its part has taken already
             return
         entry = read_group(self._class, param_group, {})
-        self._check_name(entry.cls, {name: type(part) for name, part in self.parts.items()})
+        check_names(self._name, (*map(type, self.parts.values()), entry.cls))
         (group,), settings = grouped([entry])
         self._check_apart([group], self.param_groups)
         part = self.parts.get(group[KEY])
@@ -137,14 +136,6 @@ class CombinedOptimizer(torch.optim.Optimizer):
         """The class of a rule that there is, or of the package."""
         part = self.parts.get(name) if isinstance(name, str) else None
         return self._find(name) if part is None else type(part)
-
-    def _check_name(self, cls: type[Optimizer], known: Mapping[str, type[Optimizer]]) -> None:
-        """Raise for another class of the same name, since groups and checkpoints tell rules apart by it."""
-        other = known.get(cls.__name__, cls)
-        if other is not cls:
-            raise ValueError(
-                f"{self._name}: two classes have the name {cls.__name__}, of {other.__module__} and of {cls.__module__}"
-            )
 
     def _check_apart(self, new: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]]) -> None:
         """Raise for a parameter that two groups have."""
@@ -221,6 +212,14 @@ class CombinedOptimizer(torch.optim.Optimizer):
                     losses.enter_context(closure_loss(part, part.rule.inputs, loss))
                 acts.run(parts, "step")
         return loss
+
+    def accumulating(self) -> AbstractContextManager[None]:
+        """Context of the backward passes of a batch that comes in parts, all but the last, as the classes have it.
+
+        Raises:
+            ValueError: as the context begins, as theirs.
+        """
+        return fused_backward.accumulating(self._current())
 
     @contextmanager
     def _inputs(self, parts: Sequence[Optimizer]) -> Iterator[None]:

@@ -43,7 +43,7 @@ from oracles.expressions import (
 )
 from oracles.philox import bits16, words
 from oracles.rounding import Rounding, decoded, rounding_of
-from oracles.storage import CODECS, DTYPES, OF_BITS, WHOLE, Quantized, store
+from oracles.storage import BITS, CODECS, DTYPES, OF_BITS, WHOLE, Quantized, store
 
 FACTS = ("ndim", "numel", "index", "rows", "cols", "matrices", "total_numel", "fan_in")
 STEP_NAMES = frozenset(("param", "grad", "step", "active", "update", *FACTS))  # what all stages of a step share
@@ -507,7 +507,7 @@ class SpecOracle:
             return "fp32", None
         if state.stored_as is not None:
             return DTYPE_NAMES[self.settings[state.stored_as]], None
-        wanted, block = wanted_storage(self.settings)
+        wanted, block = wanted_storage(self.settings, state)
         small = wanted in CODECS and numel < max(self.settings.get("min_8bit_size", 0), CODECS[wanted].least)
         return (wanted, block) if state.takes(wanted) and not small else (state.plain, None)
 
@@ -561,10 +561,12 @@ class SpecOracle:
 DTYPE_NAMES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
 
 
-def wanted_storage(settings: Mapping[str, Any]) -> tuple[str, int | None]:
-    """Codec that settings ask for, where a state can be stored so, and the size of its blocks."""
-    named = settings.get("codec")
-    name = OF_BITS[settings.get("optim_bits", 32)] if named in (None, "auto") else str(named)
+def wanted_storage(settings: Mapping[str, Any], state: State | None = None) -> tuple[str, int | None]:
+    """Codec that settings ask for, where a state (or one that takes all) can be stored so, and the size of its
+    blocks."""
+    named, bits = settings.get("codec"), settings.get("optim_bits", 32)
+    listed = (codec for codec in (state and state.codecs) or () if BITS[codec] == bits)
+    name = next(listed, OF_BITS[bits]) if named in (None, "auto") else str(named)
     if name not in CODECS:
         return name, None
     return name, (settings.get("block_size") or None) if settings.get("block_wise", True) else WHOLE

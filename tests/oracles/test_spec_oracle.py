@@ -91,7 +91,7 @@ def test_equals_the_rule_by_hand(key) -> None:
         ours.step(grads)
         theirs.step(grads)
         compare(ours, theirs, key, radii=t <= 2)  # which grow apart where they are carried on
-    for method in sorted(ours.rule.methods):
+    for method in sorted(name for name, each in ours.rule.methods.items() if not each.reads_grad):
         ours.call(method)
         getattr(theirs, method)()
         compare(ours, theirs, key)

@@ -27,6 +27,7 @@ from support.catalogue import OWN, all_rows, required, rules
 from support.pairs import Axes, Pairs, all_pairs, full_product, near, one_at_a_time, spread
 from support.pairs import Case as Values
 
+from optgen.runtime.hooks.fused_backward import ACCUMULATE
 from results.training import Case, class_of
 
 HALVED = ("lr", "weight_decay")  # in the second param group
@@ -71,7 +72,7 @@ def of(values: Values, special: bool = False) -> Case:
         settings,
         {} if special else _second(row, settings),
         {name: values[name] for name in row.rule.inputs if values[name] is not None},
-        tuple(row.rule.methods),
+        tuple(name for name in row.rule.methods if name != ACCUMULATE),  # which not all settings go with
         _beginning(row.rule.name),
         special,
     )

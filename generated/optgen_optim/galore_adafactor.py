@@ -173,7 +173,6 @@ class GaLoreAdafactor(Optimizer):
         block_size: int = 0, min_8bit_size: int = 4096, block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest", seed: int = 0,
         matrix_form: Literal[None, "flatten", "batch"] = None, row_blocks: int = 1,
-        matrix_dtype: Literal["float32", "bfloat16"] = "float32",
         proj_type: Literal["std", "reverse_std", "right", "left", "full"] = "std", distribute_matrices: bool = False,
         is_paged: bool = False, capturable: bool = False, fused_backward: bool = False, clip_by_last_norm: bool = False,
         fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,

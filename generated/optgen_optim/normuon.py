@@ -278,7 +278,15 @@ RULE = Rule(
     constants=("momentum_buffer_tensorwise",),
     ndim=2,
     first_step_only=True,
-    shared=(shared.EVERY, shared.UPDATE, shared.TRUST_RATIO_LAMB, shared.CODEC, shared.QUANTIZED, shared.MATRIX),
+    shared=(
+        shared.EVERY,
+        shared.UPDATE,
+        shared.TRUST_RATIO_LAMB,
+        shared.CODEC,
+        shared.QUANTIZED,
+        shared.MATRIX,
+        shared.ITERATION,
+    ),
     blocks={"step": _step_block, "accumulate": _accumulate_block},
 )
 

@@ -326,20 +326,26 @@ MATRIX = Shared(
             ),
         ),
         Option(
+            "distribute_matrices",
+            doc=(
+                "Divide the work on matrices among all processes of torch.distributed, where each has all of every "
+                "parameter, as under DistributedDataParallel: each computes its share, and the results go to all in"
+                " one collective a step."
+            ),
+        ),
+    ),
+)
+
+# Of rules that need `iteration`.
+ITERATION = Shared(
+    storage=(
+        Option(
             "matrix_dtype",
             ("float32", "bfloat16"),
             doc=(
                 "Of products in functions of matrices. bfloat16 is fast on GPUs and where a CPU has instructions "
                 "for it, takes half the memory, and is wrong by some percent; of a matrix of small rank it makes "
                 "mostly noise."
-            ),
-        ),
-        Option(
-            "distribute_matrices",
-            doc=(
-                "Divide the work on matrices among all processes of torch.distributed, where each has all of every "
-                "parameter, as under DistributedDataParallel: each computes its share, and the results go to all in"
-                " one collective a step."
             ),
         ),
     ),

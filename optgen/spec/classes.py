@@ -20,6 +20,7 @@ _NEEDS = {
     "update": "it needs an `update` stage: a rule whose `step` names `update`, and an `apply` block",
     "codec": "it needs a state with a codec other than fp32",
     "matrix": "it needs a rule with `ndim: 2`",
+    "iteration": "it needs a rule with `ndim: 2` and no states of other shapes than the parameter's",
     "turned": "it needs a state of the shape `[kept, ...]` or `[..., reduced]`",
     "quantized": "it needs a state that can be quantized: one whose `codecs` name int8 or another such",
 }

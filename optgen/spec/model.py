@@ -26,7 +26,7 @@ Dimensions = Annotated[list[Name | Literal[1]], Field(min_length=2, max_length=2
 """The two dimensions of a matrix: rows, cols, long, short, kept, reduced, 1, or an integer hyperparameter."""
 TURNED = frozenset(("kept", "reduced"))
 """Dimensions of which a setting says which is which."""
-Needs = Literal["update", "codec", "quantized", "matrix", "turned"] | dict[Name, int | str]
+Needs = Literal["update", "codec", "quantized", "matrix", "iteration", "turned"] | dict[Name, int | str]
 Bits = int | Literal["any"]
 Paged = bool | Literal["any"]
 Raised = Literal["ValueError", "TypeError", "NotImplementedError", "RuntimeError"]
@@ -317,6 +317,8 @@ class Spec(SpecModel):
                 return self.blocks.apply is not None
             case "matrix":
                 return self.ndim == 2
+            case "iteration":  # a step on matrices of other shapes is in float32
+                return self.ndim == 2 and not any(state.is_matrix for state in self.states.values())
             case "turned":
                 return any(state.is_matrix and not TURNED.isdisjoint(state.shape) for state in self.states.values())
             case "codec":

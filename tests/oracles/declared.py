@@ -387,6 +387,8 @@ def whole_rule(
     ]
     has |= {"update"} if update else set()
     has |= {"matrix"} if spec.get("ndim") == 2 else set()
+    own_shapes = any(isinstance((state or {}).get("shape"), list) for state in (spec.get("states") or {}).values())
+    has |= {"iteration"} if spec.get("ndim") == 2 and not own_shapes else set()
     sides = {side for state in (spec.get("states") or {}).values() for side in (state or {}).get("shape") or ()}
     has |= {"turned"} if sides & {"kept", "reduced"} else set()
     has |= {"codec"} if any(len(way) > 1 for way in ways) else set()

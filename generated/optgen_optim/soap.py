@@ -111,18 +111,13 @@ RULE = Rule(
         Option("correct_bias"),
     ),
     states=(
-        State(
-            "exp_avg",
-            "shaped",
-            dims=("rows", "cols"),
-            codecs=("fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"),
-        ),
+        State("exp_avg", "shaped", dims=("rows", "cols"), codecs=("fp32", "bf16", "fp16", "int8", "fp8", "companded8")),
         State(
             "exp_avg_sq",
             "shaped",
             dims=("rows", "cols"),
             signed=False,
-            codecs=("fp32", "bf16", "fp16", "int8", "int4", "normal4", "fp8", "companded8"),
+            codecs=("fp32", "bf16", "fp16", "int8", "fp8", "companded8"),
         ),
         State("row_factor", "shaped", dims=("rows", "rows"), codecs=("fp32", "bf16")),
         State("col_factor", "shaped", dims=("cols", "cols"), codecs=("fp32", "bf16")),

@@ -184,7 +184,7 @@ def test_create() -> None:
     [
         ("adamq", {}, ValueError, "there is no optimizer 'adamq'; did you mean 'adam'? known: ADOPT, "),
         ("zzz", {}, ValueError, "there is no optimizer 'zzz'; known: ADOPT, "),
-        (AdamW, {}, TypeError, "create takes the name of a class"),
+        (torch.optim.AdamW, {}, TypeError, "an optimizer is given by its class or the name of it"),
         ("adamw8bit", {"bits": 32}, ValueError, "AdamW8bit stores its states in 8 bits, not 32"),
         ("adamw", {"bits": 3}, ValueError, "AdamW: optim_bits must be one of 32, 16, 8, 4, not 3"),
         ("adamw", {"bits": 8, "optim_bits": 8}, TypeError, "bits and optim_bits mean the same"),

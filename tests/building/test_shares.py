@@ -15,10 +15,37 @@ from optgen.runtime.building.cache import find_compiler, shared_library
 from optgen.runtime.core.call import Call
 
 CHUNK = 128 * 256
+LATE = 60.0  # seconds after which a thread that waits for the other's chunks gives up
 SOURCE = """\
+#include <chrono>
 #include <optgen/cpu.h>
-OPTGEN_EXPORT int64_t first_of_thread(const optgen::Call* call, int64_t thread) {
-  return optgen::first_of_thread(*call, optgen::work_of(*call), thread);
+using namespace optgen;
+
+OPTGEN_EXPORT void edges(const Call* call, int64_t* out) {
+  Share* const shares = new Share[call->threads];
+  divide(*call, shares);
+  for (int64_t t = 0; t < call->threads; ++t) {
+    out[2 * t] = shares[t].next;
+    out[2 * t + 1] = shares[t].end;
+  }
+  delete[] shares;
+}
+
+// A pass whose first chunk ends once all others have, or late. Counts how often each chunk was run; true if not late.
+OPTGEN_EXPORT int64_t wait_in_first(const Call* call, int64_t* runs, double late) {
+  int64_t ended = 0;
+  bool in_time = true;
+  run_pass<BASE_COLUMNS, int>(
+      *call, [](const Call&, const Tensor&) { return 0; },
+      [&](const Call&, const Tensor&, const Chunk& c, int) {
+        const auto begun = std::chrono::steady_clock::now();
+        while (c.index == 0 && in_time && __atomic_load_n(&ended, __ATOMIC_ACQUIRE) < call->chunks - 1)
+          in_time = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count() < late;
+        ++runs[c.index];
+        __atomic_fetch_add(&ended, 1, __ATOMIC_RELEASE);
+      },
+      [](const Call&, const Tensor&) {});
+  return in_time;
 }
 """
 
@@ -31,8 +58,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     source = tmp_path_factory.mktemp("shares") / "shares.cpp"
     source.write_text(SOURCE, encoding="utf-8")
     made = shared_library(Path(source), {}, compiler)
-    made.first_of_thread.argtypes = [ctypes.c_void_p, ctypes.c_int64]
-    made.first_of_thread.restype = ctypes.c_int64
+    made.edges.argtypes, made.edges.restype = [ctypes.c_void_p, ctypes.c_void_p], None
+    made.wait_in_first.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_double]
+    made.wait_in_first.restype = ctypes.c_int64
     return made
 
 
@@ -42,8 +70,11 @@ def shares(library: ctypes.CDLL, sizes: list[int], threads: int, first: int = 0)
     for size in sizes:
         table.extend((0, 0, size, 0))
     call = Call(chunks=len(sizes), first=first, threads=threads, chunk_table=table.buffer_info()[0])
-    edges = [library.first_of_thread(ctypes.addressof(call), thread) for thread in range(threads + 1)]
+    found = array("q", [0] * 2 * threads)
+    library.edges(ctypes.addressof(call), found.buffer_info()[0])
+    edges = [*found[::2], found[-1]]
     assert (edges[0], edges[-1]) == (0, len(sizes))
+    assert found[1::2] == array("q", edges[1:])
     assert edges == sorted(edges)
     return [sizes[begin:end] for begin, end in pairwise(edges)]
 
@@ -75,3 +106,20 @@ def test_no_thread_has_more_than_its_share_and_half_a_chunk(library: ctypes.CDLL
         share = sum(map(sum, work)) / threads
         largest = max(max(own, default=0) for own in work)
         assert max(map(sum, work)) <= share + largest
+
+
+def test_a_thread_that_is_done_takes_the_chunks_of_one_that_is_held_up(library: ctypes.CDLL) -> None:
+    count = 9
+    chunks = array("q", [number for i in range(count) for number in (0, i * CHUNK, (i + 1) * CHUNK, 0)])
+    table, runs, number = array("q", [0] * 100), array("q", [0] * count), array("q", [0])
+    call = Call(
+        tensors=1,
+        chunks=count,
+        threads=2,
+        table=table.buffer_info()[0],
+        chunk_table=chunks.buffer_info()[0],
+        grads=number.buffer_info()[0],
+        scratch=number.buffer_info()[0],
+    )
+    assert library.wait_in_first(ctypes.addressof(call), runs.buffer_info()[0], LATE)
+    assert runs.tolist() == [1] * count

@@ -172,34 +172,50 @@ inline int64_t work_of(const Call& call) {
   return work;
 }
 
-// The first chunk of a thread. The work is divided, not the number of chunks: large tensors may stand together, and
-// small ones beside them have chunks too.
-inline int64_t first_of_thread(const Call& call, int64_t work, int64_t thread) {
-  int64_t i = 0;
-  for (int64_t before = 0; i < call.chunks; ++i) {
+// The chunks of a thread, from the first that none has taken. A cache line each, since threads write them.
+struct Share {
+  int64_t next, end;
+  int64_t unused[6];
+
+  int64_t take() { return __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED); }
+};
+
+// The work is divided, not the number of chunks: large tensors may stand together, and small ones beside them have
+// chunks too.
+inline void divide(const Call& call, Share* shares) {
+  const int64_t work = work_of(call);
+  int64_t thread = 0, before = 0;
+  for (int64_t i = 0; i < call.chunks; ++i) {
     const int64_t own = work_of(chunk_of(call, call.first + i));
-    if ((2 * before + own) * call.threads > 2 * work * thread) break;  // more than half of it lies beyond the edge
+    // It is the first of a thread if more than half of it lies beyond the edge.
+    while (thread < call.threads && (2 * before + own) * call.threads > 2 * work * thread) shares[thread++].next = i;
     before += own;
   }
-  return i;
+  while (thread < call.threads) shares[thread++].next = call.chunks;
+  for (int64_t t = 0; t < call.threads; ++t) shares[t].end = t + 1 < call.threads ? shares[t + 1].next : call.chunks;
 }
 
 // Runs a pass: values of each tensor, then its chunks, then its partial results.
 template <int columns, class Scalars, class Prepare, class RunChunk, class Finish>
 inline void run_pass(const Call& call, Prepare prepare, RunChunk run_chunk, Finish finish) {
   Scalars* scalars = reinterpret_cast<Scalars*>(call.scratch);
-  const int64_t work = work_of(call);
+  Share* const shares = new Share[call.threads];
+  divide(call, shares);
   with_threads(int(call.threads), [&](const Team& team) {
     team.each(call.tensors, [&](int64_t i) { scalars[i] = prepare(call, tensor_of<columns>(call, i)); });
+    // A thread that is done takes chunks of the others: one core may be slower, by what else runs on it.
     team.each(call.threads, [&](int64_t thread) {
-      const int64_t end = first_of_thread(call, work, thread + 1);
-      for (int64_t i = first_of_thread(call, work, thread); i < end; ++i) {
-        const Chunk c = chunk_of(call, call.first + i);
-        run_chunk(call, tensor_of<columns>(call, c.tensor), c, scalars[c.tensor]);
+      for (int64_t k = 0; k < call.threads; ++k) {
+        Share& share = shares[(thread + k) % call.threads];
+        for (int64_t i; (i = share.take()) < share.end;) {
+          const Chunk c = chunk_of(call, call.first + i);
+          run_chunk(call, tensor_of<columns>(call, c.tensor), c, scalars[c.tensor]);
+        }
       }
     });
     team.each(call.tensors, [&](int64_t i) { finish(call, tensor_of<columns>(call, i)); });
   });
+  delete[] shares;
 }
 
 // Elements of a chunk whose rows are visited once, at most; mirrored in optgen/runtime/engines/kernel_engine.py.

@@ -7,7 +7,7 @@ namespace {
 
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
 using KernelBooks = Books<MomentumBufferCodec, ExpAvgSqCodec>;
-constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, MomentumBufferCodec, ExpAvgSqCodec, float>;
+constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, MomentumBufferCodec, ExpAvgSqCodec, float, float>;
 
 namespace step {
 

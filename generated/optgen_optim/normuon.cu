@@ -7,7 +7,7 @@ namespace {
 
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
 using KernelBooks = Books<MomentumBufferCodec>;
-constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, MomentumBufferCodec, float>;
+constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, MomentumBufferCodec, float, float>;
 
 namespace step {
 

@@ -246,9 +246,18 @@ _accumulate_block = Block(
     grads=True,
     refusals=(
         Refusal(
-            lambda o: o["nesterov"] or o["momentum"] == 0 or o["max_grad_norm"] > 0 or (o["percentile_clipping"] < 100) or o["skip_zeros"] or o["cautious"] or (o["nonfinite"] == "skip"),
-            "{name}: accumulate() needs a momentum without nesterov, and no max_grad_norm, percentile_clipping, "
-            "skip_zeros, cautious and nonfinite='skip', which look at the gradient of the whole batch",
+            lambda o: o["nesterov"] or o["momentum"] == 0,
+            "{name}: accumulate() needs a momentum without nesterov",
+        ),
+        Refusal(
+            lambda o: o["max_grad_norm"] > 0 or o["percentile_clipping"] < 100,
+            "{name}: accumulate() does not go with max_grad_norm and percentile_clipping, which take the norm of "
+            "the gradient of the whole batch",
+        ),
+        Refusal(
+            lambda o: o["skip_zeros"] or o["cautious"] or o["nonfinite"] == "skip",
+            "{name}: accumulate() does not go with skip_zeros, cautious and nonfinite='skip', which look at the "
+            "gradient of the whole batch",
         ),
     ),
 )

@@ -32,6 +32,8 @@ class CudaBackend:
         codecs = [codec_type(name) for name in element_states(rule)]
         lets = (let for plan in plans.values() for let in plan.program.lets)
         results = ["float"] if any(isinstance(let.expr, MatrixCall) for let in lets) else []
+        if results and any(kind in (Kind.ROW, Kind.COL) for plan in plans.values() for kind in plan.kinds.values()):
+            results.append("float")  # numbers of rows or columns beside them
         context = {
             "rule": rule.name,
             "books": c_code(Brackets("using KernelBooks = Books<", tuple(codecs), ">"), 0),

@@ -73,7 +73,7 @@ def codes_in(item: Codec, codes: Tensor, numel: int) -> list[int]:
     """The codes one by one, as whole numbers."""
     if item.packed == 1:
         return codes.view(torch.uint8 if item.name == "fp8" else codes.dtype).flatten().tolist()
-    return [half for byte in codes.tolist() for half in (byte >> 4, byte & 15)][:numel]
+    return [half for byte in codes.view(torch.uint8).tolist() for half in (byte >> 4, byte & 15)][:numel]
 
 
 @settings(max_examples=150, deadline=None)

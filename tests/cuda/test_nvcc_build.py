@@ -200,7 +200,9 @@ def judge(said: str, source: Path, macros: Mapping[str, str], archs: tuple[str, 
     assert [use for use in found if use.frame or use.stores or use.loads] == []
     codecs = [codec for name, codec in macros.items() if name.endswith("_CODEC")]
     tensors = sum((codec != "Absent") + codec.startswith(("Kahan", "Split")) for codec in codecs)
-    tensors += bool(re.search(r"blocks_with<[^;]*\bfloat>;", source.read_text(encoding="utf-8")))  # of matrices
+    # Of matrices, and of rows and columns beside them.
+    tensors += sum(len(re.findall(r"\bfloat\b", line)) for line in source.read_text(encoding="utf-8").split("\n")
+                   if "blocks_with<" in line)  # fmt: skip
     limit = REGISTERS[2 if tensors > 4 else 3]
     walking = [
         use for use in found if not use.function.endswith(("_prepare", "_finish"))

@@ -85,6 +85,7 @@ ELSEWHERE = {  # rows that other tests show: their files, and what they are call
         ),
         ("matrices/test_originals.py", "test_apollo"),
     ),
+    '`proj_type`: `"std"`, `"reverse_std"`, `"right"`, `"left"`': ("matrices/test_originals.py", "test_galore"),
     "an optimizer for each parameter, stepped in hooks of backward": (
         "matrices/test_shapes.py",
         "test_within_backward",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.compiling import PROBE, stock_rules
 from support.interpreter import run
-from support.plan_settings import settings
+from support.plan_settings import SUMS_OVER_ALL, settings
 
 from optgen.codecs import SMALLEST_ABSMAX
 from optgen.diagnostics import Reporter
@@ -404,5 +404,7 @@ def test_rules_are_settled_to_as_many_passes_as_they_run() -> None:
         for block in planned.plans.values():
             for truth in settings(planned.rule, 12):
                 settled = plan(settle(block.program, truth))
-                assert len(settled.passes) == len(block.live_passes(truth)), f"{planned.rule.name} under {truth}"
+                longer = len(block.live_passes(truth)) - len(settled.passes)
+                for_others = bool(block.sums) and planned.rule.name in SUMS_OVER_ALL
+                assert longer in ((0, 1) if for_others else (0,)), f"{planned.rule.name} under {truth}"
                 assert not any(isinstance(part, Select) for let in settled.program.lets for part in walk(let.expr))

@@ -13,9 +13,10 @@ from optgen.ir.rule import WholeRule
 MOST = 80
 DRAWS = 50  # for each setting of a sample: few are feasible where one guard of several holds at a time
 
-# Rules with sums over all parameters of their own, which have one place under all settings (settings differ between
-# parameters): what some settings could take in the same pass is then taken in another one.
-SUMS_OVER_ALL = ("prodigy",)
+# Rules with sums over all parameters of their own, or in a method that takes such a sum for other groups alone. It has
+# one place under all settings (settings differ between parameters): what some settings could take in the same pass is
+# then taken in another one.
+SUMS_OVER_ALL = ("prodigy", "sgd")
 
 
 def settings(rule: WholeRule, most: int = MOST) -> Iterator[dict[str, bool]]:

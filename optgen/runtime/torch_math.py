@@ -7,7 +7,8 @@ float32, numbers of a tensor are float64 tensors without dimensions, numbers kno
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -107,7 +108,7 @@ def sqrt(x: Value) -> Value:
         return math.sqrt(x) if x >= 0.0 else NAN
     if EXACT_ROOTS or x.dtype is not torch.float32 or x.device.type != "cpu":
         return torch.sqrt(x)
-    return exact_roots(x)
+    return _roots_by_float64(x) if x.requires_grad else exact_roots(x)
 
 
 def _roots_by_float64(x: Tensor) -> Tensor:
@@ -116,6 +117,17 @@ def _roots_by_float64(x: Tensor) -> Tensor:
 
 exact_roots: Callable[[Tensor], Tensor] = _roots_by_float64
 """Square roots of float32, correctly rounded; an engine that has compiled faster ones puts them here."""
+
+
+@contextmanager
+def traceable() -> Iterator[None]:
+    """Take operations of torch alone: what is compiled beside them would not be seen by what records a graph."""
+    global exact_roots
+    kept, exact_roots = exact_roots, _roots_by_float64
+    try:
+        yield
+    finally:
+        exact_roots = kept
 
 
 def rsqrt(x: Value) -> Value:

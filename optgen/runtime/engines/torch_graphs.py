@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from optgen.runtime import torch_math
 from optgen.runtime.core.bucket import Member
 
 View = Any  # of torch_engine.py
@@ -141,7 +142,8 @@ def _traced(view: View, function: Callable[[Any], Any], inputs: Any, asked: Any,
         names[:] = results
         return [torch.as_tensor(x) for x in results.values()]
 
-    graph = make_fx(run, tracing_mode="real")(*tensors.values(), *_scalars(numbers)).graph
+    with torch_math.traceable():
+        graph = make_fx(run, tracing_mode="real")(*tensors.values(), *_scalars(numbers)).graph
     targets = {name: "param" if name == "param" else f"state {name}" for name in names} if last else {}
     first, second = _cut(graph, [list(tensors).index(target) for target in targets.values()], len(tensors))
     compiled = torch.compile(second, dynamic=False, fullgraph=True)

@@ -143,16 +143,17 @@ class InBackward:
 
     Attributes:
         block: What they run: a step, or the method that takes the gradients of a part of a batch.
+        has_begun: Whether the settings of this round have been checked.
     """
 
     block = "step"
+    has_begun = False
 
     def __init__(self, optimizer: Fusing) -> None:
         self._hook = Hook(optimizer)
         self._handles: list[Any] = []
         self._places: dict[int, tuple[int, int]] = {}
         self._updated: set[int] = set()
-        self._has_begun = False
         self._checked: list[Seen] = []
         self._lock = threading.Lock()  # backward has a thread for every device
         weakref.finalize(optimizer, _remove, self._handles).atexit = False
@@ -196,7 +197,7 @@ class InBackward:
     def end_round(self, optimizer: Fusing) -> None:
         """End a round: the next gradients are those of another step."""
         self._updated.clear()
-        self._has_begun = False
+        self.has_begun = False
         self.attach(optimizer)
 
     def check_scaler(self, optimizer: Fusing) -> None:
@@ -259,7 +260,7 @@ class InBackward:
                 f"{name}: fused_backward=True applies a gradient before other processes' are added to it, so that each "
                 "would train a model of its own; leave fused_backward out"
             )
-        if not self._has_begun:  # the first of a round: what is wrong with others is said before anything is changed
+        if not self.has_begun:  # the first of a round: what is wrong with others is said before anything is changed
             check_capture(name, optimizer.param_groups)
             rows = [{**group, **part} for group in optimizer.param_groups for part in _parts(group)]
             seen = [seen_settings(optimizer._policy.rule, optimizer.defaults, row) for row in rows]
@@ -267,7 +268,7 @@ class InBackward:
                 for row in rows:
                     optimizer._policy.check_row(row, optimizer.defaults)
                 self._checked = seen
-            self._has_begun = True
+            self.has_begun = True
 
 
 @contextmanager
@@ -297,7 +298,7 @@ def accumulating(optimizers: Sequence[Fusing]) -> Iterator[None]:
         yield
     finally:
         for hook in hooks:
-            hook.block = "step"
+            hook.block, hook.has_begun = "step", False
 
 
 def _way_out(optimizer: Fusing) -> str:

@@ -153,6 +153,18 @@ def test_a_second_backward_pass_names_it() -> None:
         backward(param, torch.ones(SHAPE))
 
 
+def test_settings_that_change_between_parts_are_checked() -> None:
+    """Those of all groups, before the first parameter of any is stepped."""
+    params = [nn.Parameter(torch.ones(SHAPE)) for _ in range(2)]
+    opt = SGD([{"params": [param]} for param in params], momentum=0.9, fused_backward=True)
+    with opt.accumulating():
+        backward(params[0], torch.ones(SHAPE))
+    opt.param_groups[1]["lr"] = -1.0
+    with pytest.raises(ValueError, match=r"Invalid learning rate: -1\.0"):
+        backward(params[0], torch.ones(SHAPE))
+    assert torch.equal(params[0], torch.ones(SHAPE))
+
+
 def test_several_rules() -> None:
     """A rule that cannot keeps its gradients, without fused_backward."""
 

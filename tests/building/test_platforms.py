@@ -160,6 +160,40 @@ class TestWindows:
         assert compilers.why_no_compiler() == f"clang-cl: not found; {tmp_path}/LLVM/clang-cl.exe: not found"
 
 
+class TestOrders:
+    """g++ on x86 orders instructions before it gives them registers, but for AVX-512."""
+
+    @pytest.fixture(autouse=True)
+    def _linux(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        system(monkeypatch, "Linux", "x86_64")
+
+    @pytest.mark.parametrize(
+        ("instructions", "own", "tuned"),
+        [
+            ("avx2", "", ("-march=native", *flags.SCHEDULED)),
+            ("avx2 avx512f", "", ("-march=native", "-mprefer-vector-width=512")),
+            ("avx2 avx512f", "-mno-avx512f", ("-march=native", *flags.SCHEDULED)),
+        ],
+    )
+    def test_flags(
+        self, instructions: str, own: str, tuned: tuple[str, ...], machine: Machine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(compilers, "processor", lambda: f"Linux x86_64 flags {instructions}")
+        monkeypatch.setenv("OPTGEN_CXXFLAGS", own)
+        machine.install("g++", GNU)
+        assert found().flags == ("-O3", *tuned, *flags.COMMON_FLAGS[1:], flags.OPENMP, *own.split())
+
+    def test_a_compiler_that_refuses_them(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(compilers, "processor", lambda: "Linux x86_64 flags avx2")
+        machine.install("g++", GNU, refuse=f"*{flags.SCHEDULED[1]}*")
+        assert found().flags[1:3] == ("-march=native", flags.COMMON_FLAGS[1])
+
+    def test_clang_has_them_not(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(compilers, "processor", lambda: "Linux x86_64 flags avx2")
+        machine.install("g++", CLANG)
+        assert found().flags[1:3] == ("-march=native", flags.COMMON_FLAGS[1])
+
+
 def test_a_compiler_by_its_number_serves_on_linux_too(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     system(monkeypatch, "Linux", "x86_64")
     machine.install("g++-13", GNU)

@@ -138,7 +138,8 @@ def _examine(name: str, origin: str, search_path: str, directory: str, more: str
         own = tuple(shlex.split(more))
     except ValueError as error:
         return Candidate(name, origin, None, f"OPTGEN_CXXFLAGS is not a list of words: {error}")
-    facts = "\0".join((processor(), *own))
+    tried = [flag for family in get_args(Family) for words in attempts(family, processor(), own) for flag in words]
+    facts = "\0".join((processor(), *own, *tried))
     found = examine("compiler", command, facts, Path(directory), _read, lambda folder: _probe(command, own, folder))
     return Candidate(name, origin, None, found) if isinstance(found, str) else Candidate(name, origin, found)
 
@@ -164,7 +165,7 @@ def _probe(command: tuple[str, ...], own: tuple[str, ...], temporary: Path) -> C
     source = temporary / "probe.cpp"
     source.write_text(PROBE, encoding="utf-8")
     message = ""
-    for tried in attempts(family, processor()):
+    for tried in attempts(family, processor(), own):
         flags = (*tried, *own)
         program = temporary / "probe.exe"
         words = (*command, *as_program(flags), f"-I{include_dir()}", str(source), "-o", str(program))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -44,17 +44,23 @@ OWN_THREADS = ("-fopenmp-simd", "-pthread")
 """For a compiler without OpenMP: the hints to its vectoriser alone, and threads of our own (threads_own.h)."""
 
 
-def attempts(family: Family, processor: str) -> Iterator[tuple[str, ...]]:
+SCHEDULED = ("-fschedule-insns", "-fsched-pressure")
+"""g++ orders instructions before it gives them registers, so that fewer wait for each other. With AVX-512, whose 32
+registers leave it more freedom anyway, kernels are no faster so."""
+
+
+def attempts(family: Family, processor: str, own: Collection[str] = ()) -> Iterator[tuple[str, ...]]:
     """Yield the flags of a kernel, best first.
 
     Args:
         processor: Description of the machine's, with the names of its instructions.
+        own: The user's flags, which will follow.
     """
     if family == "clang-cl":
         for native in (("/clang:-march=native",), ()):
             yield (*CL_FLAGS[:1], *native, *CL_FLAGS[1:])
         return
-    for threads, tuned in product(_threads(family), _tuned(processor)):
+    for threads, tuned in product(_threads(family), _tuned(family, processor, own)):
         yield (*COMMON_FLAGS[:1], *tuned, *COMMON_FLAGS[1:], *threads)
 
 
@@ -84,10 +90,12 @@ def torch_libraries() -> Path | None:
     return None if spec is None or spec.origin is None else Path(spec.origin).parent / "lib"
 
 
-def _tuned(processor: str) -> Iterator[tuple[str, ...]]:
+def _tuned(family: Family, processor: str, own: Collection[str]) -> Iterator[tuple[str, ...]]:
     """Yield flags that tune for this processor, best first; the last ones are accepted everywhere."""
-    if "avx512f" in processor.split():
+    if "avx512f" in processor.split() and "-mno-avx512f" not in own:
         yield ("-march=native", "-mprefer-vector-width=512")
+    elif family == "gcc" and platform.machine().lower() in ("x86_64", "amd64"):
+        yield ("-march=native", *SCHEDULED)
     yield ("-march=native",)
     if platform.machine().lower() in ("arm64", "aarch64"):
         yield ("-mcpu=native",)

@@ -12,10 +12,6 @@
 #include <optgen/lanes.h>
 #include <optgen/plain_loops.h>
 
-#if defined(OPTGEN_LANES)
-#include <optgen/int4_lanes.h>
-#endif
-
 namespace optgen {
 
 namespace int4_plain {
@@ -71,6 +67,13 @@ inline void encode(const float* values, const float* scales, uint8_t* bytes, int
 }
 
 }  // namespace int4_plain
+}  // namespace optgen
+
+#if defined(OPTGEN_LANES)
+#include <optgen/int4_lanes.h>
+#endif
+
+namespace optgen {
 
 template <bool is_signed, class Numbers = DynamicMap> struct Int4 {
   using Code = uint8_t;

@@ -12,15 +12,12 @@ using namespace lanes;
 
 // The numbers of a vector of codes.
 template <bool is_signed, class Numbers> struct Decoder {
-  using Tables = Int4Tables<is_signed, Numbers>;
-  Table low = table(Tables::book);
-  Table change = exclusive_or(low, table(Tables::book + 8));  // from the book's lower half to the upper one
+  Sixteen book = sixteen(Int4Tables<is_signed, Numbers>::book);
 
   OPTGEN_INLINE Floats operator()(const uint8_t* bytes) const {
     const Ints code = load_nibbles(bytes);
-    if (!is_signed) return fused(to_floats(shifted_right(code, 28)), all(0.0625f), all(0.0625f));
-    const Ints upper = (Ints)pick(change, code >> 28) & code >> 31;
-    return (Floats)((Ints)pick(low, code >> 28) ^ upper);
+    if (is_signed) return pick(book, code);
+    return fused(to_floats(shifted_right(code, 28)), all(0.0625f), all(0.0625f));
   }
 };
 
@@ -28,50 +25,79 @@ template <bool is_signed, class Numbers, int block>
 inline void decode(const uint8_t* bytes, const float* scales, float* out, int n) {
   const Decoder<is_signed, Numbers> decoder;
   const PerBlock<block> scale(scales, n);
-  int i = 0;
+  const int whole = n / count * count;
+  for (int from = 0; from < whole; from += block) {
+    const int end = from + block < whole ? from + block : whole;
+    const float absmax = scale.at(from);
 #pragma GCC unroll 4
-  for (; i + count <= n; i += count) store(out + i, decoder(bytes + i / 2) * scale.at(i));
-  if (i < n) {
+    for (int i = from; i < end; i += count) store(out + i, decoder(bytes + i / 2) * absmax);
+  }
+  if (whole < n) {
     uint8_t rest[count / 2] = {};
-    memcpy(rest, bytes + i / 2, (n - i + 1) / 2);
-    const Floats x = decoder(rest) * scale.at(i);
-    memcpy(out + i, &x, (n - i) * sizeof(float));
+    memcpy(rest, bytes + whole / 2, (n - whole + 1) / 2);
+    const Floats x = decoder(rest) * scale.at(whole);
+    memcpy(out + whole, &x, (n - whole) * sizeof(float));
   }
 }
 
-// A vector of codes; signed ones counted from that of zero.
-template <bool is_signed, class Numbers> OPTGEN_INLINE Ints codes_of(Floats x, float reciprocal) {
+// The code of a magnitude over absmax; with a sign that, counted from zero's, or one more.
+template <bool is_signed, class Numbers> OPTGEN_INLINE Ints guessed(Floats y) {
   using Tables = Int4Tables<true, Numbers>;
-  const Floats y = scaled_magnitude<is_signed>(x, reciprocal);
   if (!is_signed) return larger(rounded_up(fused(y, all(16.0f), all(-1.5f))), Ints{});
   const Floats fine = fused(y, all(Tables::fine.slope), all(Tables::fine.offset));
   const Floats coarse = fused(y, all(Tables::coarse.slope), all(Tables::coarse.offset));
-  const Ints guess = whole_part(smaller(fine, coarse));
-  return with_sign(guess - (y > pick(table(Tables::midpoints), guess)), (Ints)x);
+  return whole_part(smaller(fine, coarse));
 }
 
-// A group of elements, two to a byte; it is the one from number `from` on of those that the reciprocals are for.
+// Encodes n values, a multiple of `group`; returns whether all of them are finite, else the codes are of no use. Two loops
+// instead of one: within each, the processor finds more work that does not wait for other work.
 template <bool is_signed, class Numbers, int block>
-OPTGEN_INLINE void encode_group(const float* values, const Reciprocals<block>& reciprocals, int from, uint8_t* bytes) {
-  Ints each[4];
-  for (int v = 0; v < 4; ++v)
-    each[v] = codes_of<is_signed, Numbers>(load(values + count * v), reciprocals.at(from + count * v));
-  store_nibbles(bytes, to_bytes(each, is_signed ? 7 : 0));
+OPTGEN_INLINE bool encode_groups(const float* values, const Reciprocals<block>& reciprocals, uint8_t* bytes, int n) {
+  alignas(64) float magnitudes[TILE];
+  alignas(64) int32_t guesses[TILE];
+  Ints largest{};
+  for (int from = 0; from < n; from += block) {
+    const int end = from + block < n ? from + block : n;
+    const float reciprocal = reciprocals.at(from);
+#pragma GCC unroll 4
+    for (int i = from; i < end; i += count) {
+      const Ints x = (Ints)load(values + i), magnitude = is_signed ? x & INT32_MAX : larger(x, Ints{});
+      const Floats y = (Floats)magnitude * reciprocal;
+      largest = larger(largest, magnitude);
+      if (is_signed) store(magnitudes + i, y);
+      store(guesses + i, guessed<is_signed, Numbers>(y));
+    }
+  }
+  const Table midpoints = table(Int4Tables<true, Numbers>::midpoints);
+#pragma GCC unroll 1
+  for (int i = 0; i < n; i += group) {
+    Ints each[4];
+    for (int v = 0; v < 4; ++v) {
+      const int at = i + count * v;
+      each[v] = load(guesses + at);
+      if (!is_signed) continue;
+      each[v] = with_sign(each[v] - (load(magnitudes + at) > pick(midpoints, each[v])), (Ints)load(values + at));
+    }
+    store_nibbles(bytes + i / 2, to_bytes(each, is_signed ? 7 : 0));
+  }
+  return !any(largest >= 0x7f800000);
 }
 
 template <bool is_signed, class Numbers, int block>
 inline void encode(const float* values, const float* scales, uint8_t* bytes, int n) {
   const Reciprocals<block> reciprocals(scales, n);
-  int i = 0;
-  for (; i + group <= n; i += group) encode_group<is_signed, Numbers>(values + i, reciprocals, i, bytes + i / 2);
-  if (i < n) {
-    float rest[group] = {};
-    uint8_t bytes_of_rest[group / 2];
-    memcpy(rest, values + i, (n - i) * sizeof(float));
-    encode_group<is_signed, Numbers>(rest, reciprocals, i, bytes_of_rest);
-    if (n % 2) bytes_of_rest[(n - i) / 2] &= 0xf0;  // no element has the other half of the last byte
-    memcpy(bytes + i / 2, bytes_of_rest, (n - i + 1) / 2);
+  bool finite = true;
+  if (n % group == 0) {
+    finite = encode_groups<is_signed, Numbers>(values, reciprocals, bytes, n);
+  } else if (n > 0) {
+    float padded[TILE] = {};
+    uint8_t padded_bytes[TILE / 2];
+    memcpy(padded, values, n * sizeof(float));
+    finite = encode_groups<is_signed, Numbers>(padded, reciprocals, padded_bytes, (n / group + 1) * group);
+    if (n % 2) padded_bytes[n / 2] &= 0xf0;  // no element has the other half of the last byte
+    memcpy(bytes, padded_bytes, (n + 1) / 2);
   }
+  if (__builtin_expect(!finite, false)) int4_plain::encode<is_signed, Numbers, block>(values, scales, bytes, n);
 }
 
 }  // namespace int4_lanes

@@ -14,8 +14,17 @@ typedef long long Longs __attribute__((vector_size(width)));
 typedef Floats Table;
 OPTGEN_INLINE Table table(const float* from) { return load(from); }
 OPTGEN_INLINE Table table(const int32_t* from) { return (Table)load(from); }
-OPTGEN_INLINE Table exclusive_or(Table a, Table b) { return (Table)((Ints)a ^ (Ints)b); }
 OPTGEN_INLINE Floats pick(Table table, Ints index) { return __builtin_ia32_permvarsf256(table, index); }
+
+// Sixteen numbers, and table[the upper four bits of an index].
+struct Sixteen {
+  Floats lower, upper;
+};
+OPTGEN_INLINE Sixteen sixteen(const float* from) { return {load(from), load(from + count)}; }
+OPTGEN_INLINE Floats pick(const Sixteen& table, Ints index) {
+  const Ints place = index >> 28;
+  return __builtin_ia32_blendvps256(pick(table.lower, place), pick(table.upper, place), (Floats)index);
+}
 
 // a * b + c with one rounding.
 OPTGEN_INLINE Floats fused(Floats a, Floats b, Floats c) { return __builtin_ia32_vfmaddps256(a, b, c); }
@@ -57,7 +66,7 @@ OPTGEN_INLINE Ints load_halves(const void* from) {
 #endif
 }
 
-// 16 numbers from 0 to 65535 as 16 bits each, or the upper halves of 16 numbers.
+// 16 numbers from 0 to 65535 as 16 bits each, or the upper or lower halves of 16 numbers.
 OPTGEN_INLINE void store_halves(void* to, Ints first, Ints second) {
   const Ints packed = (Ints)__builtin_ia32_packusdw256(first, second);
   const Ints halves = __builtin_ia32_permvarsi256(packed, Ints{0, 1, 4, 5, 2, 3, 6, 7});
@@ -66,18 +75,16 @@ OPTGEN_INLINE void store_halves(void* to, Ints first, Ints second) {
 OPTGEN_INLINE void store_upper_halves(void* to, Ints first, Ints second) {
   store_halves(to, shifted_right(first, 16), shifted_right(second, 16));
 }
+OPTGEN_INLINE void store_lower_halves(void* to, Ints first, Ints second) {
+  store_halves(to, first & 0xffff, second & 0xffff);
+}
 
-// 16 numbers from -128 to 127 as 8 bits each, or from -32768 to 32767 as 16 bits each.
-OPTGEN_INLINE void store_signed(int8_t* to, Ints first, Ints second) {
-  const Shorts shorts = (Shorts)__builtin_ia32_packssdw256(first, second);
-  const Ints packed = (Ints)__builtin_ia32_packsswb256(shorts, shorts);
+// The second lowest bytes of 16 numbers.
+OPTGEN_INLINE void store_second_bytes(void* to, Ints first, Ints second) {
+  const Halves halves = (Halves)__builtin_ia32_packusdw256(first & 0xffff, second & 0xffff) >> 8;
+  const Ints packed = (Ints)__builtin_ia32_packuswb256((Shorts)halves, (Shorts)halves);
   const Ints bytes = __builtin_ia32_permvarsi256(packed, Ints{0, 4, 1, 5, 0, 4, 1, 5});
   memcpy(to, &bytes, sizeof bytes / 2);
-}
-OPTGEN_INLINE void store_signed(int16_t* to, Ints first, Ints second) {
-  const Ints packed = (Ints)__builtin_ia32_packssdw256(first, second);
-  const Ints halves = __builtin_ia32_permvarsi256(packed, Ints{0, 1, 4, 5, 2, 3, 6, 7});
-  memcpy(to, &halves, sizeof halves);
 }
 
 // x with the sign that `sign` has as a number; x is 0 where that is 0.

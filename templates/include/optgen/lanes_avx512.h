@@ -18,9 +18,17 @@ namespace lanes {
 typedef Floats Table;
 OPTGEN_INLINE Table table(const float* from) { return (Table)_mm512_broadcast_f32x8(_mm256_loadu_ps(from)); }
 OPTGEN_INLINE Table table(const int32_t* from) { return table(reinterpret_cast<const float*>(from)); }
-OPTGEN_INLINE Table exclusive_or(Table a, Table b) { return (Table)((Ints)a ^ (Ints)b); }
 OPTGEN_INLINE Floats pick(Table table, Ints index) {
   return (Floats)_mm512_permutexvar_ps((__m512i)index, (__m512)table);
+}
+
+// Sixteen numbers, and table[the upper four bits of an index].
+struct Sixteen {
+  __m512 numbers;
+};
+OPTGEN_INLINE Sixteen sixteen(const float* from) { return {_mm512_loadu_ps(from)}; }
+OPTGEN_INLINE Floats pick(const Sixteen& table, Ints index) {
+  return (Floats)_mm512_permutexvar_ps((__m512i)shifted_right(index, 28), table.numbers);
 }
 
 // a * b + c with one rounding.
@@ -61,21 +69,20 @@ template <int upper> OPTGEN_INLINE __m512i halves_of(Ints first, Ints second) {
   return _mm512_permutex2var_epi16((__m512i)first, at, (__m512i)second);
 }
 
-// 32 numbers from 0 to 65535 as 16 bits each, or the upper halves of 32 numbers.
+// 32 numbers from 0 to 65535 as 16 bits each, or the upper or lower halves of 32 numbers.
 OPTGEN_INLINE void store_halves(void* to, Ints first, Ints second) {
   _mm512_storeu_si512(to, halves_of<0>(first, second));
 }
 OPTGEN_INLINE void store_upper_halves(void* to, Ints first, Ints second) {
   _mm512_storeu_si512(to, halves_of<1>(first, second));
 }
+OPTGEN_INLINE void store_lower_halves(void* to, Ints first, Ints second) { store_halves(to, first, second); }
 
-// 32 numbers from -128 to 127 as 8 bits each, or from -32768 to 32767 as 16 bits each.
-OPTGEN_INLINE void store_signed(int8_t* to, Ints first, Ints second) {
-  __m128i* const bytes = reinterpret_cast<__m128i*>(to);
-  _mm_storeu_si128(bytes, _mm512_cvtepi32_epi8((__m512i)first));
-  _mm_storeu_si128(bytes + 1, _mm512_cvtepi32_epi8((__m512i)second));
+// The second lowest bytes of 32 numbers.
+OPTGEN_INLINE void store_second_bytes(void* to, Ints first, Ints second) {
+  const __m512i halves = _mm512_srli_epi16(halves_of<0>(first, second), 8);
+  _mm256_storeu_si256(static_cast<__m256i*>(to), _mm512_cvtepi16_epi8(halves));
 }
-OPTGEN_INLINE void store_signed(int16_t* to, Ints first, Ints second) { store_halves(to, first, second); }
 
 // x with the sign that `sign` has as a number; x is 0 where that is 0.
 OPTGEN_INLINE Ints with_sign(Ints x, Ints sign) { return sign < 0 ? -x : x; }

@@ -12,10 +12,20 @@ typedef uint8x16x2_t Table;
 OPTGEN_INLINE Table table(const uint8_t* bytes) { return {{vld1q_u8(bytes), vld1q_u8(bytes + width)}}; }
 OPTGEN_INLINE Table table(const float* from) { return table(reinterpret_cast<const uint8_t*>(from)); }
 OPTGEN_INLINE Table table(const int32_t* from) { return table(reinterpret_cast<const uint8_t*>(from)); }
-OPTGEN_INLINE Table exclusive_or(Table a, Table b) { return {{a.val[0] ^ b.val[0], a.val[1] ^ b.val[1]}}; }
 OPTGEN_INLINE Floats pick(Table table, Ints index) {
   const Ints bytes = (index & 7) * 0x04040404 + 0x03020100;  // the places of a number's four bytes
   return (Floats)vqtbl2q_u8(table, (uint8x16_t)bytes);
+}
+
+// Sixteen numbers, and table[the upper four bits of an index].
+typedef uint8x16x4_t Sixteen;
+OPTGEN_INLINE Sixteen sixteen(const float* from) {
+  const uint8_t* const bytes = reinterpret_cast<const uint8_t*>(from);
+  return {{vld1q_u8(bytes), vld1q_u8(bytes + width), vld1q_u8(bytes + 2 * width), vld1q_u8(bytes + 3 * width)}};
+}
+OPTGEN_INLINE Floats pick(const Sixteen& table, Ints index) {
+  const Ints bytes = shifted_right(index, 28) * 0x04040404 + 0x03020100;
+  return (Floats)vqtbl4q_u8(table, (uint8x16_t)bytes);
 }
 
 // a * b + c with one rounding.
@@ -47,11 +57,15 @@ OPTGEN_INLINE Ints load_halves(const void* from) {
   return (Ints)vmovl_u16(halves);
 }
 
-// Eight numbers from 0 to 65535 as 16 bits each, or the upper halves of eight numbers.
-OPTGEN_INLINE void store_halves(void* to, Ints first, Ints second) {
-  const uint16x8_t halves = vcombine_u16(vmovn_u32((uint32x4_t)first), vmovn_u32((uint32x4_t)second));
+// The lower or upper halves of eight numbers.
+OPTGEN_INLINE uint16x8_t lower_halves(Ints first, Ints second) {
+  return vcombine_u16(vmovn_u32((uint32x4_t)first), vmovn_u32((uint32x4_t)second));
+}
+OPTGEN_INLINE void store_lower_halves(void* to, Ints first, Ints second) {
+  const uint16x8_t halves = lower_halves(first, second);
   memcpy(to, &halves, sizeof halves);
 }
+OPTGEN_INLINE void store_halves(void* to, Ints first, Ints second) { store_lower_halves(to, first, second); }
 OPTGEN_INLINE void store_upper_halves(void* to, Ints first, Ints second) {
   store_halves(to, shifted_right(first, 16), shifted_right(second, 16));
 }
@@ -61,9 +75,10 @@ OPTGEN_INLINE int16x8_t to_shorts(Ints first, Ints second) {
   return vcombine_s16(vqmovn_s32((int32x4_t)first), vqmovn_s32((int32x4_t)second));
 }
 
-// Eight numbers from -128 to 127 as 8 bits each, or from -32768 to 32767 as 16 bits each.
-OPTGEN_INLINE void store_signed(int8_t* to, Ints first, Ints second) { vst1_s8(to, vqmovn_s16(to_shorts(first, second))); }
-OPTGEN_INLINE void store_signed(int16_t* to, Ints first, Ints second) { vst1q_s16(to, to_shorts(first, second)); }
+// The second lowest bytes of eight numbers.
+OPTGEN_INLINE void store_second_bytes(void* to, Ints first, Ints second) {
+  vst1_u8(static_cast<uint8_t*>(to), vshrn_n_u16(lower_halves(first, second), 8));
+}
 
 // x with the sign that `sign` has as a number; x is 0 where that is 0.
 OPTGEN_INLINE Ints with_sign(Ints x, Ints sign) { return (x ^ sign >> 31) - (sign >> 31); }

@@ -71,13 +71,16 @@ template <int cut> OPTGEN_INLINE Ints cut_bits(Ints bits) {
   return (bits + ((1 << cut >> 1) - 1) + (shifted_right(bits, cut) & 1)) & int32_t(~((1u << cut) - 1u));
 }
 
-// The parameter is the upper half, rounded half up; the difference is stored beside it.
+OPTGEN_INLINE void store_beside(int16_t* to, Ints a, Ints b) { store_lower_halves(to, a, b); }
+OPTGEN_INLINE void store_beside(int8_t* to, Ints a, Ints b) { store_second_bytes(to, a, b); }
+
+// The parameter is the upper half, rounded half up; the difference, which is stored beside it, is the lower half, read as
+// a number with a sign.
 template <class Beside> OPTGEN_INLINE Ints split(const float* values, bf16* param, Beside* beside) {
-  constexpr int cut = 16 - 8 * int(sizeof(Beside));
-  const Ints x = (Ints)load(values), y = (Ints)load(values + count), a = cut_bits<cut>(x), b = cut_bits<cut>(y);
-  const Ints upper_a = (a + 0x8000) & int32_t(0xffff0000u), upper_b = (b + 0x8000) & int32_t(0xffff0000u);
-  store_upper_halves(param, upper_a, upper_b);
-  store_signed(beside, (a - upper_a) >> cut, (b - upper_b) >> cut);
+  const Ints x = (Ints)load(values), y = (Ints)load(values + count);
+  const Ints a = cut_bits<cut_of<Beside>>(x), b = cut_bits<cut_of<Beside>>(y);
+  store_upper_halves(param, a + 0x8000, b + 0x8000);
+  store_beside(beside, a, b);
   return larger_magnitude(x, y);
 }
 

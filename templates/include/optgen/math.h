@@ -21,7 +21,7 @@ OPTGEN_FUNCTION double tanh(double x) { return OPTGEN_LIBM(tanh)(x); }
 OPTGEN_FUNCTION double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 OPTGEN_FUNCTION float floor(float x) { return OPTGEN_LIBM(floorf)(x); }
 OPTGEN_FUNCTION double floor(double x) { return OPTGEN_LIBM(floor)(x); }
-OPTGEN_FUNCTION float abs(float x) { return OPTGEN_LIBM(fabsf)(x); }
+OPTGEN_FUNCTION float abs(float x) { return bits_float(float_bits(x) & 0x7fffffffu); }
 OPTGEN_FUNCTION double abs(double x) { return OPTGEN_LIBM(fabs)(x); }
 OPTGEN_FUNCTION double softplus(double x) { return (x < 0.0 ? 0.0 : x) + OPTGEN_LIBM(log1p)(exp(-abs(x))); }
 OPTGEN_FUNCTION double power(double x, double y) { return OPTGEN_LIBM(pow)(x, y); }
@@ -49,12 +49,12 @@ template <class T> OPTGEN_FUNCTION T clamp(T x, T low, T high) { return minimum(
 constexpr float smallest_absmax = 0x1p-126f;
 OPTGEN_FUNCTION double scale_of(double largest) { return largest >= smallest_absmax ? largest : 0.0; }
 
-// Integer arithmetic on the bits, so that loops with it are vectorised whatever the compiler assumes of NaN.
-OPTGEN_FUNCTION bool isfinite(float x) { return (float_bits(x) & 0x7f800000u) != 0x7f800000u; }
-OPTGEN_FUNCTION bool isfinite(double x) { return x - x == 0.0; }
-
 // The bits of a magnitude, which order as the magnitudes do, NaN above all.
 OPTGEN_FUNCTION uint32_t magnitude_bits(float x) { return float_bits(x) & 0x7fffffffu; }
+
+// Integer arithmetic on the bits, so that loops with it are vectorised whatever the compiler assumes of NaN.
+OPTGEN_FUNCTION bool isfinite(float x) { return int32_t(magnitude_bits(x)) < 0x7f800000; }
+OPTGEN_FUNCTION bool isfinite(double x) { return x - x == 0.0; }
 
 // A number as one that orders as the numbers do, both zeros alike, NaN above all and 0 below all.
 OPTGEN_FUNCTION uint32_t order_of(float x) {

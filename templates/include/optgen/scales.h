@@ -19,6 +19,7 @@ constexpr int TILE = 256;  // elements that are read and written at once: a mult
 inline float finite_absmax(const float* values, int n) {
   constexpr int32_t infinity = 0x7f800000;
   int32_t largest = 0;
+#pragma GCC unroll 4
   for (int i = 0; i < n; ++i) {
     const int32_t bits = int32_t(float_bits(values[i]) & 0x7fffffffu);  // magnitudes are ordered as their bits are
     largest = bits > largest ? bits : largest;

@@ -45,7 +45,7 @@ TILE = 256
 # What llvm-mca says of a processor, and what was measured there: an instruction of the same ports stands for another.
 MEASURED = {"znver4": (re.compile(r"^vperm(ps|d)\b(.*%ymm)"), r"vpshufb\2")}  # two a cycle, not one
 FEW, MORE = 16, 32  # tiles of the steps that are compared
-MANY = 256  # tiles of the step that is timed
+TIMED = 64, 256  # tiles of the steps that are timed
 MCA = ("llvm-mca-22", "llvm-mca-19", "llvm-mca")  # the newest knows most processors
 PTRACE_TRACEME, PTRACE_CONTINUE, PTRACE_SINGLESTEP, PTRACE_GETREGS = 0, 7, 9, 12
 REGISTERS, INSTRUCTION_POINTER = 27, 16  # of 64 bits each, as ptrace gives them on x86-64
@@ -98,17 +98,16 @@ def count(case: Case) -> Counted:
 
 
 def _nanoseconds(case: Case) -> float:
-    """The least time of a tile: what many tiles add to the step of one."""
-    least = []
-    for tiles in (1, MANY + 1):
-        optimizer = case.optimizer(tiles)
-        times = []
-        for _ in range(3000):
+    """The least time of a tile: what a longer step takes more than a shorter one, in turns, so that what else a step
+    does finds the caches alike."""
+    optimizers = [case.optimizer(tiles) for tiles in TIMED]
+    times: list[list[int]] = [[] for _ in optimizers]
+    for _ in range(2000):
+        for optimizer, own in zip(optimizers, times, strict=True):
             start = time.perf_counter_ns()
             optimizer.step()
-            times.append(time.perf_counter_ns() - start)
-        least.append(min(times))
-    return (least[1] - least[0]) / MANY
+            own.append(time.perf_counter_ns() - start)
+    return (min(times[1]) - min(times[0])) / (TIMED[1] - TIMED[0])
 
 
 def executed(case: Case, tiles: int) -> list[str]:

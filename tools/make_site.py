@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "generated")]
 
 LINK = re.compile(r"\[([^\]]*)\]\(((?!https?://)[^)#\s]+)([^)\s]*)\)")
 SECTIONS = {
-    "Using it": "choosing training migration precision distributed tools environment bench performance gpu",
+    "Using it": "choosing training migration precision distributed tools environment bench performance kernel-time gpu",
     "Rules": "catalogue matrices tutorial language distributions",
     "Reference": "api/optimizers api/optimizer api/compiler api/integrations",
     "Of the project": "architecture glossary releases",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.compiling import write_spec
 
@@ -50,6 +51,8 @@ def test_settings_parts_and_states_are_shown(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.sampled_from(BITS), max_size=8).map("".join))
+@example("{lr}}}")
+@example("{{{lr}}}")
 @settings(max_examples=300, deadline=None)
 def test_what_is_accepted_can_be_filled_in_and_shows_settings_alone(message: str) -> None:
     reporter = Reporter()
@@ -59,8 +62,8 @@ def test_what_is_accepted_can_be_filled_in_and_shows_settings_alone(message: str
     for diagnostic in reporter.diagnostics:
         assert diagnostic.location is not None
     if not reporter.has_errors:
-        plain = message.replace("{{", "\0").replace("}}", "\1")
+        values = {"{{": "{", "}}": "}"}
         for name in message_fields(message):
-            for form, value in ((f"{{{name}}}", str(shown[name])), (f"{{{name}!r}}", repr(shown[name]))):
-                plain = plain.replace(form, value)
-        assert message.format_map(shown) == plain.replace("\0", "{").replace("\1", "}")
+            values |= {f"{{{name}}}": str(shown[name]), f"{{{name}!r}}": repr(shown[name])}
+        forms = "|".join(map(re.escape, values))  # found from the left, as braces are paired
+        assert message.format_map(shown) == re.sub(forms, lambda found: values[found[0]], message)

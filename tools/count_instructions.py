@@ -45,7 +45,7 @@ TILE = 256
 # What llvm-mca says of a processor, and what was measured there: an instruction of the same ports stands for another.
 MEASURED = {"znver4": (re.compile(r"^vperm(ps|d)\b(.*%ymm)"), r"vpshufb\2")}  # two a cycle, not one
 FEW, MORE = 16, 32  # tiles of the steps that are compared
-TIMED = 64, 256  # tiles of the steps that are timed
+TIMED = 32, 128  # tiles of the steps that are timed
 MCA = ("llvm-mca-22", "llvm-mca-19", "llvm-mca")  # the newest knows most processors
 PTRACE_TRACEME, PTRACE_CONTINUE, PTRACE_SINGLESTEP, PTRACE_GETREGS = 0, 7, 9, 12
 REGISTERS, INSTRUCTION_POINTER = 27, 16  # of 64 bits each, as ptrace gives them on x86-64

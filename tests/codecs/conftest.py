@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.arm import emulated, why_no_arm
-from support.cpp_headers import BUILDS, COMPILERS, INCLUDE, Headers, compile_cpp
+from support.cpp_headers import BUILDS, COMPILERS, INCLUDE, Headers, build_flags, compile_cpp
 from support.libraries import Native
 
 SOURCE = Path(__file__).with_name("codecs_abi.cpp")
@@ -36,5 +36,5 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Headers]]:
 def built(compiler: str, build: str, folder: Path) -> Headers:
     """The headers in one build."""
     target = folder / "codecs.so"
-    compile_cpp(compiler, SOURCE, target, "-shared", "-fPIC", *BUILDS[build])
+    compile_cpp(compiler, SOURCE, target, "-shared", "-fPIC", *build_flags(compiler, build))
     return Headers(Native(target), f"{compiler} {build}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.cpp_headers import BUILDS, COMPILERS, ROOT, Headers, compile_cpp
+from support.cpp_headers import BUILDS, COMPILERS, ROOT, Headers, build_flags, compile_cpp
 from torch import Tensor
 
 from optgen.codecs import BLOCK_SIZES, CODECS, WHOLE_TENSOR, Codec, code_book, codec, midpoints
@@ -184,6 +184,6 @@ def test_codes_do_not_depend_on_subnormal_numbers(builds: list[Headers], name: s
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_every_magnitude(compiler: str, build: str, signed: bool, tmp_path: Path) -> None:
     program = tmp_path / "check_codes"
-    compile_cpp(compiler, ROOT / "tools" / "check_codes.cpp", program, *BUILDS[build])
+    compile_cpp(compiler, ROOT / "tools" / "check_codes.cpp", program, *build_flags(compiler, build))
     done = subprocess.run([str(program), str(int(signed))], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

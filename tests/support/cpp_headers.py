@@ -12,6 +12,7 @@ from torch import Tensor
 
 from optgen.codecs import Codec, ParameterCodec
 from optgen.runtime.building.compilers import processor
+from optgen.runtime.building.flags import SCHEDULED
 from optgen.runtime.states.philox import Draw
 from support.asked import ask
 from support.libraries import Emulated, Library
@@ -30,6 +31,12 @@ BUILDS = {
 }
 GUARD = 0x5A
 COMPILERS = [name for name in ("g++", "clang++") if shutil.which(name)]
+
+
+def build_flags(compiler: str, build: str) -> tuple[str, ...]:
+    """The flags of a build, with those that g++ has for kernels without AVX-512."""
+    without = build == "narrow" or (build == "native" and "narrow" not in BUILDS)
+    return (*BUILDS[build], *(SCHEDULED if without and compiler == "g++" else ()))
 
 
 @dataclass(frozen=True)

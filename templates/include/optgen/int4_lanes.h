@@ -1,4 +1,4 @@
-// The 4-bit codes with vectors. Included by int4.h, where the rule stands.
+// The 4-bit codes with vectors. Included by int4.h, where the rule stands, after the plain loops.
 #pragma once
 
 #include <optgen/int4_books.h>
@@ -40,7 +40,7 @@ inline void decode(const uint8_t* bytes, const float* scales, float* out, int n)
   }
 }
 
-// The code of a magnitude over absmax; with a sign that, counted from zero's, or one more.
+// The code of a magnitude over absmax; with a sign that, counted from zero's, or one less.
 template <bool is_signed, class Numbers> OPTGEN_INLINE Ints guessed(Floats y) {
   using Tables = Int4Tables<true, Numbers>;
   if (!is_signed) return larger(rounded_up(fused(y, all(16.0f), all(-1.5f))), Ints{});

@@ -40,9 +40,9 @@ OPTGEN_INLINE Ints load_bytes(const uint8_t* from) {
   typedef uint8_t Eight __attribute__((vector_size(8)));
   return __builtin_convertvector((Eight)eight, Ints);
 #else
-  typedef char Sixteen __attribute__((vector_size(16)));
+  typedef char SixteenBytes __attribute__((vector_size(16)));
   typedef long long Two __attribute__((vector_size(16)));
-  return (Ints)__builtin_ia32_pmovzxbd256((Sixteen)Two{eight, 0});
+  return (Ints)__builtin_ia32_pmovzxbd256((SixteenBytes)Two{eight, 0});
 #endif
 }
 

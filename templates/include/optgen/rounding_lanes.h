@@ -74,8 +74,8 @@ template <int cut> OPTGEN_INLINE Ints cut_bits(Ints bits) {
 OPTGEN_INLINE void store_beside(int16_t* to, Ints a, Ints b) { store_lower_halves(to, a, b); }
 OPTGEN_INLINE void store_beside(int8_t* to, Ints a, Ints b) { store_second_bytes(to, a, b); }
 
-// The parameter is the upper half, rounded half up; the difference, which is stored beside it, is the lower half, read as
-// a number with a sign.
+// The parameter is the upper half, rounded half up; the difference, which is stored beside it, is the lower half or the
+// upper byte of that, read as a number with a sign.
 template <class Beside> OPTGEN_INLINE Ints split(const float* values, bf16* param, Beside* beside) {
   const Ints x = (Ints)load(values), y = (Ints)load(values + count);
   const Ints a = cut_bits<cut_of<Beside>>(x), b = cut_bits<cut_of<Beside>>(y);

@@ -44,8 +44,8 @@ OWN_THREADS = ("-fopenmp-simd", "-pthread")
 """For a compiler without OpenMP: the hints to its vectoriser alone, and threads of our own (threads_own.h)."""
 
 SCHEDULED = ("-fschedule-insns", "-fsched-pressure")
-"""g++ orders instructions before it gives them registers, so that fewer wait for each other. With AVX-512 kernels are no
-faster so."""
+"""g++ orders instructions before it gives them registers, so that fewer wait for each other. With AVX-512 kernels are
+no faster so."""
 
 
 def attempts(family: Family, processor: str, own: Collection[str]) -> Iterator[tuple[str, ...]]:

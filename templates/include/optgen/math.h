@@ -11,6 +11,9 @@
 
 namespace optgen {
 
+// The bits of a magnitude, which order as the magnitudes do, NaN above all.
+OPTGEN_FUNCTION uint32_t magnitude_bits(float x) { return float_bits(x) & 0x7fffffffu; }
+
 OPTGEN_FUNCTION float sqrt(float x) { return OPTGEN_LIBM(sqrtf)(x); }
 OPTGEN_FUNCTION double sqrt(double x) { return OPTGEN_LIBM(sqrt)(x); }
 OPTGEN_FUNCTION float rsqrt(float x) { return 1.0f / OPTGEN_LIBM(sqrtf)(x); }
@@ -21,7 +24,8 @@ OPTGEN_FUNCTION double tanh(double x) { return OPTGEN_LIBM(tanh)(x); }
 OPTGEN_FUNCTION double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 OPTGEN_FUNCTION float floor(float x) { return OPTGEN_LIBM(floorf)(x); }
 OPTGEN_FUNCTION double floor(double x) { return OPTGEN_LIBM(floor)(x); }
-OPTGEN_FUNCTION float abs(float x) { return bits_float(float_bits(x) & 0x7fffffffu); }
+// By its bits, so that compilers take it once where isfinite looks at them too.
+OPTGEN_FUNCTION float abs(float x) { return bits_float(magnitude_bits(x)); }
 OPTGEN_FUNCTION double abs(double x) { return OPTGEN_LIBM(fabs)(x); }
 OPTGEN_FUNCTION double softplus(double x) { return (x < 0.0 ? 0.0 : x) + OPTGEN_LIBM(log1p)(exp(-abs(x))); }
 OPTGEN_FUNCTION double power(double x, double y) { return OPTGEN_LIBM(pow)(x, y); }
@@ -48,9 +52,6 @@ template <class T> OPTGEN_FUNCTION T clamp(T x, T low, T high) { return minimum(
 // whose reciprocal would be infinite.
 constexpr float smallest_absmax = 0x1p-126f;
 OPTGEN_FUNCTION double scale_of(double largest) { return largest >= smallest_absmax ? largest : 0.0; }
-
-// The bits of a magnitude, which order as the magnitudes do, NaN above all.
-OPTGEN_FUNCTION uint32_t magnitude_bits(float x) { return float_bits(x) & 0x7fffffffu; }
 
 // Integer arithmetic on the bits, so that loops with it are vectorised whatever the compiler assumes of NaN.
 OPTGEN_FUNCTION bool isfinite(float x) { return int32_t(magnitude_bits(x)) < 0x7f800000; }
